@@ -1,0 +1,1 @@
+"""Prefect flows: the chains of stages; they compute nothing."""

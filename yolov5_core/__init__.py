@@ -1,0 +1,1 @@
+"""The YOLOv5 detector library: arrays in, arrays out; no Prefect, no bucket."""
