@@ -17,6 +17,19 @@ class ConfigError(ValueError):
     """A setting that cannot work; the message names the key and the fix."""
 
 
+_UNIT = (0.0, 1.0)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("lrf", "momentum", "warmup_momentum", "label_smoothing"), _UNIT),
+    **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale"), _UNIT),
+    **dict.fromkeys(("flipud", "fliplr", "mosaic", "mixup", "copy_paste"), _UNIT),
+    "lr0": (1e-8, 10.0),
+    "anchor_t": (1.0, 100.0),
+    "degrees": (0.0, 180.0),
+    "shear": (0.0, 89.0),
+    "perspective": (0.0, 0.01),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
     """Strength of each augmentation; every probability in [0, 1], 0 turns it off (spec C.8-C.10)."""
@@ -132,17 +145,27 @@ class Hyperparameters:
         )
 
 
-_UNIT = (0.0, 1.0)
-_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("lrf", "momentum", "warmup_momentum", "label_smoothing"), _UNIT),
-    **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale"), _UNIT),
-    **dict.fromkeys(("flipud", "fliplr", "mosaic", "mixup", "copy_paste"), _UNIT),
-    "lr0": (1e-8, 10.0),
-    "anchor_t": (1.0, 100.0),
-    "degrees": (0.0, 180.0),
-    "shear": (0.0, 89.0),
-    "perspective": (0.0, 0.01),
-}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """What a training run depends on, beside the model and the data."""
+
+    epochs: int
+    batch_size: int = 16  # images a step
+    image_size: int = 640  # pixels, side of the square input
+    seed: int = 0
+    hyp: Hyperparameters = Hyperparameters()
+    lr_curve: LrCurve = "linear"
+    iou: IouKind = "ciou"
+    autobalance: bool = False
+    adam: bool = False
+    freeze: tuple[int, ...] = ()
+    multi_scale: bool = False
+    rect: bool = False
+    image_weights: bool = False
+    cache_images: bool = False
+    workers: int = 2  # loader processes; 0 loads in the training process
+
+
 _ALIASES = {"giou": "box"}  # the name of the box gain in v2 and v3 tables
 _UNREAD = {"iou_t"}  # in every public table, read by none of its programs (spec D.10)
 

@@ -1,7 +1,8 @@
 """Target assignment and the three-part detection loss (spec B). Axes: B images, A anchors."""
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,12 @@ class DetectionLoss:
             self.balance = [b / self.balance[self._middle] for b in self.balance]
         items = torch.cat((box * c.box, obj * c.obj, cls * c.cls))
         return items.sum().view(1) * raw[0].shape[0], items.detach()
+
+    def fixed(self) -> "DetectionLoss":
+        """The same loss with its balance held: looking at a validation set must not move it."""
+        held = copy.copy(self)
+        held.config = replace(self.config, autobalance=False)
+        return held
 
     def _class_loss(self, logits: Tensor, cls: Tensor) -> Tensor:
         smooth = 0.5 * self.config.label_smoothing

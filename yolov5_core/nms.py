@@ -161,7 +161,7 @@ def _overlap(
     inter *= np.maximum(height, 0, out=height)
     union = np.add((ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1), out=height)
     union -= inter
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         inter /= union
     larger: npt.NDArray[np.bool_] = inter > threshold
     larger &= classes_a[:, None] == classes_b

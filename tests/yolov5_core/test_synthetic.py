@@ -105,7 +105,7 @@ def test_boxes_span_exactly_the_masks_they_label(index: int):
 def test_a_rasterised_box_is_the_outline_clipped_to_the_picture(
     kind: int, size: float, angle: float, x: float, y: float
 ):
-    points = outline(kind, size, angle, 1.1) + (x, y)
+    points = outline(kind, size, angle, 1.1) + np.array([x, y])
     mask, box = rasterise(points, 64, 96)
     low, high = points.min(axis=0), points.max(axis=0)
     assert np.ptp(points, axis=0).max() == pytest.approx(size)

@@ -1,0 +1,228 @@
+"""The command `yolov5-retrain`: RetrainConfig as flags, the flow in this process, one exit code.
+
+Nothing heavy is imported before the flags are known to be good, so `--help` answers at once.
+"""
+
+import argparse
+import copy
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from tasks.errors import FAILURE, USAGE, exit_code
+from tasks.records import (
+    LATEST,
+    RetrainConfig,
+    RunSummary,
+    config_from_mapping,
+    read_yaml_settings,
+)
+from yolov5_core.config import ConfigError
+
+_INTERRUPTED = 130  # what shells report for Ctrl-C
+
+_GROUPS = {
+    "data": "data",
+    "model": "model",
+    "training": "training",
+    "run": "the run and the machine",
+    "publish": "publishing",
+}
+
+_EPILOG = """\
+examples:
+  yolov5-retrain
+      draws a small picture set and trains on it: a first look, no data needed
+  yolov5-retrain --data pictures/data.yaml --name street --bucket gs://models --epochs 300
+      trains on your pictures; publishes weights/last_street.pt, weights/best_street.pt and
+      results/results_street.txt in gs://models
+  yolov5-retrain --config nightly.yaml --device 0
+      settings from a file (same names, with underscores); flags win over the file,
+      and --no-FLAG takes back a switch that it sets
+  yolov5-retrain --data pictures/data.yaml --weights yolov5s.pt --cfg s --freeze 10
+      fine-tunes a public checkpoint, its first 10 layers kept
+  yolov5-retrain --resume
+      continues the newest interrupted run where it stopped
+
+data.yaml names the pictures; labels lie in labels/ beside images/, one .txt per picture with
+rows `class x y w h`, centre and size as fractions of the picture:
+  train: images/train
+  val: images/val
+  names: [person, bicycle, car]
+
+exit codes: 0 done; 2 a setting or the data is wrong, the message says what to change;
+75 a passing fault (network, full disk, stopped by SIGTERM), run again with --resume;
+1 anything else
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a retraining from the command line and returns the exit code."""
+    try:
+        config, debug = parse(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        return _complain(error)
+    try:
+        summary = _run(config, debug=debug)
+    except KeyboardInterrupt:
+        _say(sys.stderr, "yolov5-retrain: interrupted; --resume continues the run")
+        return _INTERRUPTED
+    except BaseException as error:  # noqa: BLE001  the edge: every error becomes a code and a line
+        return _complain(error)
+    _say(sys.stdout, format_summary(summary))
+    return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[RetrainConfig, bool]:
+    """The config and whether --debug was given; flags win over the --config file.
+
+    Raises:
+        ConfigError: Unknown flags, values of a wrong kind, values that cannot work.
+        SystemExit: After --help.
+    """
+    flags, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        raise ConfigError(f"unknown argument {unknown[0]!r}{_nearest_flag(unknown[0])}")
+    given = vars(flags)
+    debug = given.pop("debug")
+    path = given.pop("config")
+    if path is None:
+        return config_from_mapping(given, "command line"), debug
+    settings = read_yaml_settings(path)
+    if not isinstance(settings, Mapping):
+        config_from_mapping(settings, str(path))  # raises, naming the file
+        settings = {}
+    return config_from_mapping({**settings, **given}, f"{path} with the flags"), debug
+
+
+def format_summary(summary: RunSummary) -> str:
+    """Where everything is, for people."""
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in summary.metrics.items())
+    rows = [
+        ("run", summary.folder),
+        ("weights", "\n".join(summary.weights)),
+        ("results", summary.results),
+        ("plot", summary.plot),
+        ("published", "\n".join(p.url for p in summary.published)),
+        ("metrics", metrics),
+    ]
+    lines = [f"{summary.epochs} epochs completed in {summary.hours:.3f} hours."]
+    for title, text in rows:
+        for number, line in enumerate(text.splitlines()):
+            lines.append(f"  {title if number == 0 else '':<10} {line}")
+    return "\n".join(lines)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="yolov5-retrain",
+        usage="%(prog)s [--data DATA] [--name NAME] [--bucket BUCKET] [--epochs N] [flags below]",
+        description="Trains, evaluates and publishes a YOLOv5 detector from labelled pictures.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # only what was given may win over the file
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, default=None, metavar="FILE", help="read settings from a YAML file"
+    )
+    parser.add_argument(
+        "--debug", action="store_true", default=False, help="show the traceback of an error"
+    )
+    hints = get_type_hints(RetrainConfig)
+    for group, title in _GROUPS.items():
+        section = parser.add_argument_group(title)
+        for setting in fields(RetrainConfig):
+            if setting.metadata["group"] == group:
+                section.add_argument(_flag(setting.name), **_options(setting, hints[setting.name]))
+    for name in (name for name, hint in hints.items() if hint is bool):
+        parser.add_argument(
+            f"--no-{_flag(name)[2:]}", dest=name, action="store_false", help=argparse.SUPPRESS
+        )
+    return parser
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _options(setting: Field[Any], hint: Any) -> dict[str, Any]:
+    text = setting.metadata["description"]
+    if hint is bool:
+        return {"action": "store_true", "help": text}
+    unit = f" {setting.metadata['unit']}" if setting.metadata["unit"] else ""
+    shown = f" (default: {setting.default}{unit})" if setting.default not in ("", ()) else ""
+    options: dict[str, Any] = {"help": f"{text}{shown}".replace("%", "%%")}
+    if get_origin(hint) is Literal:
+        return options | {"choices": get_args(hint)}
+    if get_origin(hint) is tuple:
+        return options | {"type": int, "nargs": "+", "metavar": "K"}
+    if setting.name == "resume":
+        return options | {"nargs": "?", "const": LATEST, "metavar": "RUN"}
+    metavar = "N" if hint is int else setting.name.upper().rsplit("_", maxsplit=1)[-1]
+    return options | {"type": hint, "metavar": metavar}
+
+
+def _nearest_flag(word: str) -> str:
+    known = ["--config", "--debug", *(_flag(setting.name) for setting in fields(RetrainConfig))]
+    close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"; did you mean {close[0]}?" if close else "; see yolov5-retrain --help"
+
+
+class _OneLine(logging.Filter):
+    """Shows a foreseen fault as its message alone: Prefect logs every error with a traceback."""
+
+    def __init__(self, handler: logging.Handler) -> None:
+        super().__init__()
+        self.handler = handler
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or exit_code(error) == FAILURE:
+            return True
+        plain = copy.copy(record)  # other handlers, such as the UI's, keep the traceback
+        plain.exc_info = plain.exc_text = None
+        self.handler.emit(plain)
+        return False
+
+
+def _run(config: RetrainConfig, *, debug: bool) -> RunSummary:
+    for key, value in {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # offline it only logs failures
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 fails on a fresh home
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "yolov5_core,tasks",
+    }.items():
+        os.environ.setdefault(key, value)  # read when prefect is imported
+    from flows.retrain import retrain  # noqa: PLC0415  takes seconds; --help must not wait for it
+
+    if not debug:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_OneLine(handler))
+    return retrain(config)
+
+
+def _complain(error: BaseException) -> int:
+    code = exit_code(error)
+    hint = "" if code == USAGE else " (--debug shows the traceback)"
+    _say(sys.stderr, f"yolov5-retrain: error: {error or type(error).__name__}{hint}")
+    return code
+
+
+def _say(stream: Any, text: str) -> None:
+    stream.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

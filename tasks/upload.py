@@ -1,0 +1,101 @@
+"""Upload stage: the finished weights and results under their fixed names in the bucket."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tasks.errors import retry_if_transient
+from tasks.records import Artifact, Published, StageRecord
+from tasks.stage import StageContext, run_stage
+from tasks.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+
+@task(
+    name="upload",
+    retries=3,
+    retry_delay_seconds=[5, 30, 120],
+    retry_condition_fn=retry_if_transient,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def upload_files(
+    store: str, run: str, bucket: str, name: str, files: Sequence[Artifact]
+) -> tuple[Published, ...]:
+    """The upload stage of a run as a Prefect task, with its objects as an artifact."""
+    published = upload_stage(open_store(store), run, bucket, name, files)
+    if published:
+        rows = [{"where": p.url, "bytes": p.size, "sha256": p.sha256} for p in published]
+        create_table_artifact(rows, key="published", description="Objects in the bucket")
+    return published
+
+
+def upload_stage(
+    store: Store, run: str, bucket: str, name: str, files: Sequence[Artifact]
+) -> tuple[Published, ...]:
+    """Publishes the finished files of a run; nothing without a bucket.
+
+    Args:
+        store: Where the run lives.
+        run: Run id.
+        bucket: URL or folder, "" for none.
+        name: The run's name; without one the results are not published.
+        files: The finished last<n>.pt, best<n>.pt and results<n>.txt, as finalize recorded them.
+
+    Raises:
+        DamagedObjectError: A file is not the recorded one.
+        StoreError: Store or bucket failed.
+
+    Source: spec D.9, F.4.
+    """
+    if not bucket:
+        return ()
+    target = open_store(bucket)
+    planned = [(artifact, key) for artifact in files if (key := bucket_key(artifact, name))]
+
+    def work(context: StageContext) -> dict[str, Any]:
+        done = [_put(target, context.fetch(artifact), key) for artifact, key in planned]
+        return {"published": [asdict(published) for published in done]}
+
+    def still_good(record: StageRecord) -> bool:
+        return all(target.size(p["key"]) == p["size"] for p in record.result["published"])
+
+    inputs = {
+        "bucket": target.shown,
+        "files": [asdict(artifact) | {"to": key} for artifact, key in planned],
+    }
+    record = run_stage(store, run, "upload", inputs, work, still_good)
+    return tuple(Published(**published) for published in record.result["published"])
+
+
+def publish_results(bucket: Store, name: str, results: Path) -> Published | None:
+    """Puts results.txt, so far, where the finished one will be; nothing without a name.
+
+    Raises:
+        StoreError: The bucket failed.
+    """
+    return _put(bucket, results, f"results/results{name}.txt") if name else None
+
+
+def bucket_key(artifact: Artifact, name: str) -> str:
+    """Where a finished file goes in the bucket, "" for nowhere.
+
+    Weights keep their file name, which has the run's suffix; results take the raw name.
+    """
+    file_name = PurePosixPath(artifact.key).name
+    if file_name.endswith(".pt"):
+        return f"weights/{file_name}"
+    return f"results/results{name}.txt" if name else ""
+
+
+def _put(bucket: Store, local: Path, key: str) -> Published:
+    artifact = bucket.put_file(local, key)
+    log.info("published %s, %.1f MB", bucket.url(key), artifact.size / 1e6)
+    return Published(key=key, url=bucket.url(key), size=artifact.size, sha256=artifact.sha256)

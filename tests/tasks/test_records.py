@@ -1,0 +1,287 @@
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect import flow
+from prefect.exceptions import ParameterTypeError
+
+from tasks.records import (
+    RetrainConfig,
+    config_from_mapping,
+    config_from_yaml,
+    config_to_mapping,
+    merge_resumed,
+)
+from yolov5_core.config import ConfigError
+
+
+def refusal(**values: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        RetrainConfig(**values)
+    return str(caught.value)
+
+
+def test_the_defaults_are_a_valid_run():
+    config = RetrainConfig()
+    assert (config.data, config.epochs, config.image_size, config.store) == (
+        "sample",
+        100,
+        640,
+        "runs",
+    )
+
+
+def test_every_field_has_a_help_text_and_a_group():
+    for field in fields(RetrainConfig):
+        assert len(field.metadata["description"]) > 5, field.name
+        assert field.metadata["group"] in {"data", "publish", "run", "model", "training"}
+
+
+@pytest.mark.parametrize("size", [0, -32, 31, 100, 641])
+def test_an_image_size_that_is_no_multiple_of_32_is_refused_with_a_size_that_is(size):
+    message = refusal(image_size=size)
+    assert f"image_size={size}" in message
+    near = int(message.rsplit(" ", maxsplit=1)[1])
+    assert near >= 32
+    assert near % 32 == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("workers", -1),
+        ("seed", -1),
+        ("device", "cuda:0"),
+        ("device", "0,1"),
+        ("cfg", "yolov9"),
+        ("hyp", "scratch-lo"),
+        ("data", " "),
+        ("store", ""),
+        ("freeze", (-1,)),
+        ("lr_curve", "steps"),
+        ("iou", "diou"),
+        ("run", "latest"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_key_and_value(key, value):
+    message = refusal(**{key: value})
+    assert message.startswith(key)
+    assert str(value).strip("()[],") in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", "10"),
+        ("epochs", 10.0),
+        ("epochs", True),
+        ("rect", 1),
+        ("rect", "yes"),
+        ("name", 7),
+        ("device", 0),
+        ("freeze", [0]),
+        ("freeze", ("0",)),
+        ("lr_curve", 1),
+        ("weights", None),
+    ],
+)
+def test_a_value_of_another_type_is_refused_not_converted(key, value):
+    assert refusal(**{key: value}).startswith(f"{key}=")
+
+
+def test_all_problems_are_told_at_once():
+    message = refusal(epochs=0, image_size=100, name="a/b")
+    assert [line.split("=")[0] for line in message.splitlines()] == ["epochs", "image_size", "name"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "..", "a..b", ".hidden", "-rf", "a b", "a;rm", "$(x)", "`x`", "a\n", "ä", "x" * 65],
+)
+def test_a_name_that_a_path_or_shell_could_misread_is_refused(name):
+    assert "name=" in refusal(name=name)
+
+
+@pytest.mark.parametrize("name", ["", "7", "street", "a.b-c_d", "x" * 64])
+def test_a_plain_name_is_accepted(name):
+    assert RetrainConfig(name=name).name == name
+
+
+@given(st.text(max_size=70))
+def test_any_accepted_name_is_one_harmless_path_part(name):
+    try:
+        RetrainConfig(name=name)
+    except ConfigError:
+        return
+    if name:
+        assert Path("x", f"last_{name}.pt").parts == ("x", f"last_{name}.pt")
+        assert name.isascii()
+        assert not set(name) & set("/\\ \t\n;&|$`'\"<>*?!~#")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "gs://models",
+        "gs://models/nightly",
+        "gs://my.bucket_1",
+        "memory://x",
+        "s3://b/c",
+        "runs",
+        "/a b",
+    ],
+)
+def test_folders_and_urls_are_places(place):
+    assert RetrainConfig(bucket=place, store=place).bucket == place
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["gs:/models", "gs:models", "gs://", "gs://UPPER", "gs://a", " runs", "a\nb", "s3://a b", "\0"],
+)
+def test_a_place_that_looks_wrong_is_refused(place):
+    assert refusal(bucket=place).startswith("bucket=")
+
+
+def test_image_weights_with_rect_is_refused_because_they_exclude_each_other():
+    assert "leave one out" in refusal(rect=True, image_weights=True)
+
+
+def test_a_run_to_resume_and_another_run_id_are_refused():
+    assert "leave run out" in refusal(run="a", resume="b")
+    assert RetrainConfig(run="a", resume="a").resume == "a"
+
+
+@pytest.mark.parametrize(
+    ("freeze", "layers"), [((), ()), ((3,), (0, 1, 2)), ((0,), ()), ((0, 2), (0, 2))]
+)
+def test_a_single_number_freezes_the_first_layers_and_a_list_those_layers(freeze, layers):
+    assert RetrainConfig(freeze=freeze).frozen_layers == layers
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one():
+    with pytest.raises(ConfigError, match=r"nightly.yaml: unknown key 'batch-size'.*'batch_size'"):
+        config_from_mapping({"batch-size": 8}, "nightly.yaml")
+
+
+def test_yaml_is_read_with_lists_as_tuples(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("epochs: 3\nfreeze: [0, 1]\nrect: true\nname: street\n")
+    assert config_from_yaml(path) == RetrainConfig(
+        epochs=3, freeze=(0, 1), rect=True, name="street"
+    )
+
+
+def test_an_empty_yaml_file_gives_the_defaults(tmp_path):
+    (tmp_path / "run.yaml").write_text("# nothing yet\n")
+    assert config_from_yaml(tmp_path / "run.yaml") == RetrainConfig()
+
+
+def test_a_number_as_name_in_yaml_is_refused_with_the_quotes_to_write(tmp_path):
+    (tmp_path / "run.yaml").write_text("name: 7\n")
+    with pytest.raises(ConfigError, match='in YAML write name: "7"'):
+        config_from_yaml(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("- 1\n", "key: value"), ("a: [", "not YAML"), ("\xff", "not YAML"), ("5: 1", "unknown key")],
+)
+def test_a_file_that_is_no_settings_file_is_refused_by_name(tmp_path, text, says):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=says) as caught:
+        config_from_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_settings_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.yaml.*No such file"):
+        config_from_yaml(tmp_path / "gone.yaml")
+
+
+configs = st.builds(
+    RetrainConfig,
+    epochs=st.integers(1, 10**6),
+    image_size=st.integers(1, 100).map(lambda k: 32 * k),
+    freeze=st.lists(st.integers(0, 30)).map(tuple),
+    name=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,30}", fullmatch=True),
+    adam=st.booleans(),
+    lr_curve=st.sampled_from(["linear", "cosine", "v3cosine"]),
+)
+
+
+@given(configs)
+def test_a_config_survives_json_and_yaml(config):
+    mapping = config_to_mapping(config)
+    assert config_from_mapping(json.loads(json.dumps(mapping)), "json") == config
+    assert config_from_mapping(yaml.safe_load(yaml.safe_dump(mapping)), "yaml") == config
+
+
+@given(configs)
+def test_resuming_with_the_defaults_or_the_same_settings_changes_nothing(stored):
+    assert merge_resumed(stored, RetrainConfig(resume="latest")) == stored
+    assert merge_resumed(stored, replace(stored, resume="latest")) == stored
+
+
+def test_resuming_may_move_to_another_device_place_and_worker_count():
+    asked = RetrainConfig(
+        resume="r", device="0", workers=4, cache_images=True, bucket="gs://new", store="there"
+    )
+    merged = merge_resumed(RetrainConfig(run="r", epochs=7), asked)
+    assert merged == replace(asked, run="r", epochs=7, resume="")
+
+
+def test_resuming_with_another_setting_is_refused_naming_every_one():
+    with pytest.raises(ConfigError, match="epochs cannot change from 7 to 9, adam") as caught:
+        merge_resumed(RetrainConfig(epochs=7), RetrainConfig(epochs=9, adam=True, resume="latest"))
+    assert "start a new run" in str(caught.value)
+
+
+@flow
+def asks(config: RetrainConfig = RetrainConfig()) -> RetrainConfig:  # noqa: B008  as flows/retrain does
+    return config
+
+
+def test_the_prefect_form_shows_every_field_with_type_default_and_help():
+    schema = asks.parameters.definitions["RetrainConfig"]["properties"]
+    assert list(schema) == [field.name for field in fields(RetrainConfig)]
+    assert all(entry["description"] for entry in schema.values())
+    assert schema["epochs"] | {"title": ""} == {
+        "default": 100,
+        "description": "times through the training pictures",
+        "title": "",
+        "type": "integer",
+    }
+    assert schema["lr_curve"]["enum"] == ["linear", "cosine", "v3cosine"]
+    assert schema["freeze"]["items"] == {"type": "integer"}
+
+
+def test_prefect_parameters_become_the_config():
+    given_values = {"epochs": 3, "freeze": [0, 1], "iou": "giou"}
+    got = asks.validate_parameters({"config": given_values})["config"]
+    assert got == RetrainConfig(epochs=3, freeze=(0, 1), iou="giou")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"epoch": 3}, "config.epoch"),
+        ({"epochs": "3"}, "config.epochs"),
+        ({"epochs": 3.0}, "config.epochs"),
+        ({"rect": "yes"}, "config.rect"),
+        ({"name": 3}, "config.name"),
+        ({"iou": "diou"}, "config.iou"),
+        ({"image_size": 100}, "image_size=100: must be a multiple of 32"),
+    ],
+)
+def test_prefect_refuses_unknown_keys_wrong_types_and_impossible_values(values, says):
+    with pytest.raises(ParameterTypeError) as caught:
+        asks.validate_parameters({"config": values})
+    assert says in str(caught.value)

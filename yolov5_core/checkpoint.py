@@ -1,0 +1,135 @@
+"""The only module that saves or loads tensors: one data format, no pickled code (design: Checkpoint).
+
+A checkpoint is a dictionary of tensors and plain values:
+
+    format, version     what it is
+    epoch               the last finished epoch, -1 when stripped
+    best_fitness        best so far
+    training_results    full text of results.txt
+    model               EMA state_dict
+    optimizer           state, None when stripped
+    description, names, nc, stride, hyp, metrics, lineage    plain values
+    resume              what else an exact continuation needs, None when stripped
+"""
+
+import errno
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolov5_core.architecture import from_mapping
+from yolov5_core.model import Detector
+
+FORMAT = "yolov5-retrain checkpoint"
+VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A file that is no usable checkpoint of ours, or one that could not be written."""
+
+
+def save(payload: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint so that the file is either whole or not there.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; an older file at `path` is untouched.
+    """
+    content = {"format": FORMAT, "version": VERSION, **payload}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            temporary = Path(file.name)
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        why = "no space left on the disk" if full else str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: could not save the checkpoint: {why}; free some space or choose another "
+            "store, then resume the run: the last saved epoch is intact"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint of ours to the CPU; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: Missing, truncated, not ours, or of a newer version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: not a checkpoint, or cut short: copy or train it again")
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  torch raises a dozen kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path}: damaged, or it holds more than tensors and plain values: {reason}"
+        ) from error
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this program")
+    if payload["version"] > VERSION:
+        raise CheckpointError(
+            f"{path}: written by a newer version (format {payload['version']}, this program reads "
+            f"{VERSION}): update yolov5-retrain"
+        )
+    return payload
+
+
+def build_detector(payload: Mapping[str, Any], where: str) -> Detector:
+    """The model of a checkpoint in float32 and evaluation mode.
+
+    Raises:
+        CheckpointError: The weights do not fit the description they came with.
+    """
+    model = Detector(from_mapping(payload["description"], where))
+    try:
+        model.load_state_dict(payload["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{where}: weights do not fit their description: {error}") from error
+    return model.float().eval()
+
+
+def strip(source: Path, target: Path) -> int:
+    """Writes the deliverable of a checkpoint: EMA weights in fp16, nothing to resume.
+
+    The source stays as it is.
+
+    Returns:
+        Size of the new file in bytes.
+
+    Raises:
+        CheckpointError: The source is unusable or the target cannot be written.
+
+    Source: design, Checkpoint; spec D.9.
+    """
+    payload = load(source)
+    payload.update(model=halved(payload["model"]), optimizer=None, epoch=-1, resume=None)
+    save(payload, target)
+    return target.stat().st_size
+
+
+def halved(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating point entries in fp16, others as they are."""
+    return {k: v.half() if v.is_floating_point() else v for k, v in state_dict.items()}
