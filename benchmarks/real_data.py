@@ -23,6 +23,7 @@ from yolov5_core.data_yaml import list_images, read_data_yaml
 from yolov5_core.dataset import Record, scan
 from yolov5_core.evaluate import Evaluation, evaluate
 from yolov5_core.metrics import table_rows
+from yolov5_core.results import format_row
 from yolov5_core.start import fit_anchors, new_detector
 from yolov5_core.trainer import Trainer
 
@@ -55,14 +56,13 @@ def train_one(arguments: argparse.Namespace, seed: int) -> dict[str, object]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         best = Path(folder) / "best.pt"
-        for epoch in range(config.epochs):
+        for _ in range(config.epochs):
             report = trainer.train_epoch()
             found = trainer.evaluate()
-            fitness = found.metrics.fitness
-            if trainer.record(report, found.results, fitness, time.time()):
+            if trainer.record(report, found, time.time()):
                 meta = {"description": model.description.to_mapping()}
                 save({**trainer.state(), **meta}, best)
-            log.info("seed %d %s", seed, trainer.history[epoch][0].rstrip())
+            log.info("seed %d %s", seed, format_row(trainer.history[-1][0]).rstrip())
         strip(best, best.with_name("stripped.pt"))
         final = _evaluated(trainer, best.with_name("stripped.pt"))
     for line in table_rows(final.metrics, spec.names, len(val)):

@@ -9,7 +9,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -93,11 +93,8 @@ def parse(argv: Sequence[str]) -> tuple[RetrainConfig, bool]:
     path = given.pop("config")
     if path is None:
         return config_from_mapping(given, "command line"), debug
-    settings = read_yaml_settings(path)
-    if not isinstance(settings, Mapping):
-        config_from_mapping(settings, str(path))  # raises, naming the file
-        settings = {}
-    return config_from_mapping({**settings, **given}, f"{path} with the flags"), debug
+    settings = {**read_yaml_settings(path), **given}
+    return config_from_mapping(settings, f"{path} with the flags"), debug
 
 
 def format_summary(summary: RunSummary) -> str:

@@ -71,7 +71,11 @@ class RetrainConfig:
     seed: int = setting(0, "of every random choice: same seed, same weights", group="run")
     nosave: bool = setting(False, "save checkpoints at the last epoch only", group="run")
     notest: bool = setting(False, "evaluate after the last epoch only", group="run")
-    cfg: str = setting("n", "model: n s m l x, n6 s6 m6 l6 x6, or a YAML file", group="model")
+    cfg: str = setting(
+        "",
+        "model: n s m l x, n6 s6 m6 l6 x6, or a YAML file; empty: that of the weights, else n",
+        group="model",
+    )
     weights: str = setting(
         "", "checkpoint to start from, path or URL; empty: from scratch", group="model"
     )
@@ -142,7 +146,7 @@ def _wrong_values(config: RetrainConfig) -> Iterator[str]:
         yield f"data={config.data!r}: give a data.yaml, or {SAMPLE!r}"
     if not _DEVICE.fullmatch(config.device):
         yield f"device={config.device!r}: must be empty, 'cpu' or the number of one GPU, as in '0'"
-    if not (_VARIANT.fullmatch(config.cfg) or _is_yaml(config.cfg)):
+    if config.cfg and not (_VARIANT.fullmatch(config.cfg) or _is_yaml(config.cfg)):
         yield f"cfg={config.cfg!r}: must be one of n s m l x n6 s6 m6 l6 x6, or a YAML file"
     if not (config.hyp in shipped_tables() or _is_yaml(config.hyp)):
         hint = nearest(config.hyp, set(shipped_tables()))
@@ -202,16 +206,14 @@ def _wrong_place(value: str) -> str:
     return ""
 
 
-def config_from_mapping(mapping: object, where: str) -> RetrainConfig:
+def config_from_mapping(mapping: Mapping[Any, Any], where: str) -> RetrainConfig:
     """Builds the config from parsed YAML or JSON; `where` names the source in messages.
 
     A list becomes a tuple; nothing else is converted.
 
     Raises:
-        ConfigError: Not a mapping, unknown keys (with the nearest known one), wrong values.
+        ConfigError: Unknown keys (with the nearest known one), wrong values.
     """
-    if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where}: must be `key: value` lines, got {type(mapping).__name__}")
     known = {f.name for f in fields(RetrainConfig)}
     unknown = [f"unknown key {key!r}{nearest(str(key), known)}" for key in mapping.keys() - known]
     if unknown:
@@ -227,16 +229,16 @@ def config_from_yaml(path: Path) -> RetrainConfig:
     """Reads a config from a YAML file; an empty file gives the defaults.
 
     Raises:
-        ConfigError: No such file, not YAML, or what config_from_mapping refuses.
+        ConfigError: What read_yaml_settings or config_from_mapping refuses.
     """
     return config_from_mapping(read_yaml_settings(path), str(path))
 
 
-def read_yaml_settings(path: Path) -> object:
-    """The parsed content of a settings file, {} if it is empty; not checked any further.
+def read_yaml_settings(path: Path) -> Mapping[Any, Any]:
+    """The `key: value` lines of a settings file, {} if it is empty; not checked any further.
 
     Raises:
-        ConfigError: No such file, or not YAML.
+        ConfigError: No such file, not YAML, or something else than such lines.
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
@@ -244,7 +246,9 @@ def read_yaml_settings(path: Path) -> object:
         raise ConfigError(f"{path}: cannot read it: {error.strerror}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
-    return {} if content is None else content
+    if content is not None and not isinstance(content, Mapping):
+        raise ConfigError(f"{path}: must be `key: value` lines, got {type(content).__name__}")
+    return content or {}
 
 
 def config_to_mapping(config: RetrainConfig) -> dict[str, Any]:

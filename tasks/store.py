@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -111,12 +111,7 @@ class Store:
         artifact = Artifact(key=key, size=local.stat().st_size, sha256=_sha256(local))
         with self._explained("write", key):
             if self.folder:
-                with _part(self.folder / key) as part:
-                    shutil.copyfile(local, part)
-                    _sync(part)
-                    _compare(artifact, part, self.url(key))
-                    part.replace(self.folder / key)
-                _sync((self.folder / key).parent)
+                self._put_local(artifact, lambda part: shutil.copyfile(local, part))
             else:
                 self.fs.put_file(str(local), self._path(key))
                 self._verify_remote(artifact, _md5(local))
@@ -131,12 +126,7 @@ class Store:
         artifact = Artifact(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         with self._explained("write", key):
             if self.folder:
-                with _part(self.folder / key) as part:
-                    part.write_bytes(data)
-                    _sync(part)
-                    _compare(artifact, part, self.url(key))
-                    part.replace(self.folder / key)
-                _sync((self.folder / key).parent)
+                self._put_local(artifact, lambda part: part.write_bytes(data))
             else:
                 self.fs.pipe_file(self._path(key), data)
                 md5 = hashlib.md5(data, usedforsecurity=False)
@@ -201,10 +191,10 @@ class Store:
         return self.size(key) is not None
 
     def keys(self, prefix: str) -> list[str]:
-        """Keys of all objects below a prefix, at any depth, sorted; [] if there are none."""
+        """Keys of all objects below a folder ("": the root), at any depth, sorted."""
         with self._explained("list", prefix):
             try:
-                paths = self.fs.find(self._path(prefix))
+                paths = self.fs.find(self._path(prefix) if prefix else self.root)
             except FileNotFoundError:
                 paths = []
         start = len(self.root) + 1
@@ -227,11 +217,12 @@ class Store:
         with self._explained("claim", key):
             try:
                 if self.folder:
-                    with _part(self.folder / key) as part:
+                    path = Path(self._path(key))
+                    with _part(path) as part:
                         part.write_bytes(data)
                         _sync(part)
-                        os.link(part, self.folder / key)  # fails if there is one; never half there
-                    _sync((self.folder / key).parent)
+                        os.link(part, path)  # fails if there is one; never half there
+                    _sync(path.parent)
                 else:
                     self.fs.pipe_file(self._path(key), data, mode="create")
             except FileExistsError:
@@ -269,6 +260,15 @@ class Store:
         if not key or key.startswith("/") or ".." in PurePosixPath(key).parts:
             raise ValueError(f"key {key!r}: must be relative and stay below the root")
         return f"{self.root}/{key}"
+
+    def _put_local(self, artifact: Artifact, fill: Callable[[Path], object]) -> None:
+        path = Path(self._path(artifact.key))
+        with _part(path) as part:
+            fill(part)
+            _sync(part)
+            _compare(artifact, part, self.url(artifact.key))
+            part.replace(path)
+        _sync(path.parent)
 
     def _verify_remote(self, artifact: Artifact, md5: str) -> None:
         """Reads back size and checksum, or the content where the store keeps no checksum."""

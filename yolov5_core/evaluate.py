@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from yolov5_core.boxes import denormalise, unletterbox
+from yolov5_core.evaluation import Evaluation, ImageDetections
 from yolov5_core.loader import ValidationBatch
 from yolov5_core.loss import DetectionLoss
 from yolov5_core.metrics import (
@@ -23,31 +23,6 @@ from yolov5_core.nms import NmsConfig, non_max_suppression
 from yolov5_core.samples import ValidationSample
 
 EVALUATION_NMS = NmsConfig(confidence=0.001, iou=0.6, multi_label=True)  # spec E.1
-
-
-@dataclass(frozen=True, slots=True)
-class ImageDetections:
-    """What was found in one image, in its native pixels."""
-
-    index: int  # of the record
-    detections: np.ndarray  # (N, 6) float32 xyxy, score, class; best first
-    labels: np.ndarray  # (M, 5) float32 class, xyxy
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The result of one pass."""
-
-    metrics: DetectionMetrics
-    losses: tuple[float, float, float]  # box, obj, cls: means over the batches
-    confusion: np.ndarray  # (nc + 1, nc + 1)
-    images: tuple[ImageDetections, ...]  # in the order of the pass
-
-    @property
-    def results(self) -> tuple[float, float, float, float, float, float, float]:
-        """P, R, mAP50, mAP50-95, box, obj, cls: the seven last columns of results.txt."""
-        m = self.metrics
-        return (m.mean_precision, m.mean_recall, m.map50, m.map50_95, *self.losses)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -80,14 +55,14 @@ def evaluate(
 
     Source: spec E.1: confidence 0.001, IoU 0.6, matching in native image space.
     """
-    losses = torch.zeros(3, device=device)
+    total = torch.zeros(3, device=device)
     confusion = ConfusionMatrix(model.detect.nc)
     images: list[ImageDetections] = []
     count = 0
     for batch in batches:
         with autocast(device):
             decoded, raw = model(to_float(batch.images, device))
-        losses += loss(raw, batch.targets.to(device))[1]
+        total += loss(raw, batch.targets.to(device))[1]
         canvas_hw = (batch.images.shape[2], batch.images.shape[3])
         found = non_max_suppression(decoded, EVALUATION_NMS)
         for sample, detections in zip(batch.samples, found, strict=True):
@@ -96,9 +71,10 @@ def evaluate(
             images.append(image)
         count += 1
         progress(len(batch.samples))
+    box, obj, cls = (total / max(count, 1)).tolist()
     return Evaluation(
         metrics=_metrics(images),
-        losses=tuple((losses / max(count, 1)).tolist()),
+        losses=(box, obj, cls),
         confusion=confusion.matrix,
         images=tuple(images),
     )

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Trainer:
     Attributes:
         epoch: The next epoch to train.
         step: Steps (batches) done.
-        history: (row of results.txt, unix time) of every finished epoch.
+        history: (row, unix time) of every finished epoch.
         best_fitness: Best so far, 0 before.
         best_epoch: Its epoch, -1 before.
     """
@@ -95,7 +95,7 @@ class Trainer:
         self.epoch = 0
         self.step = 0
         self.last_update = -1  # step of the last optimizer update
-        self.history: list[tuple[str, float]] = []
+        self.history: list[tuple[ResultsRow, float]] = []
         self.best_fitness = 0.0
         self.best_epoch = -1
         self._class_maps = np.zeros(model.detect.nc)  # of the last evaluation, for image weights
@@ -234,40 +234,40 @@ class Trainer:
         self._class_maps = found.metrics.maps(self.model.detect.nc)
         return found
 
-    def record(
-        self, report: EpochReport, results: Sequence[float], fitness: float, time: float
-    ) -> bool:
+    def record(self, report: EpochReport, found: Evaluation | None, time: float) -> bool:
         """Appends the epoch's row to the history and tells whether it is the best so far.
 
         Args:
             report: The epoch.
-            results: Evaluation.results, zeros when the epoch was not evaluated.
-            fitness: Of the evaluation, 0 without.
+            found: Its evaluation; without one the row says zeros and the fitness counts as 0.
             time: Unix time, for TensorBoard.
 
         Returns:
             True also for a tie: the later of two equals is the better trained (spec D.8).
         """
-        p, r, map50, map50_95, box, obj, cls = results
-        row = ResultsRow(
+        self.history.append((self.row(report, found), time))
+        fitness = 0.0 if found is None else found.metrics.fitness
+        is_best = math.isfinite(fitness) and fitness >= self.best_fitness
+        if is_best:
+            self.best_fitness, self.best_epoch = fitness, report.epoch
+        return is_best
+
+    def row(self, report: EpochReport, found: Evaluation | None) -> ResultsRow:
+        """The row of an epoch; zeros where it was not evaluated."""
+        return ResultsRow(
             epoch=report.epoch,
             epochs=self.config.epochs,
             memory=report.memory,
             losses=report.losses,
             targets=report.targets,
             image_size=report.image_size,
-            results=(p, r, map50, map50_95, box, obj, cls),
+            results=(0.0,) * 7 if found is None else found.results,
         )
-        self.history.append((format_row(row), time))
-        is_best = math.isfinite(fitness) and fitness >= self.best_fitness
-        if is_best:
-            self.best_fitness, self.best_epoch = fitness, report.epoch
-        return is_best
 
     @property
     def results_text(self) -> str:
         """The whole results.txt."""
-        return "".join(row for row, _ in self.history)
+        return "".join(format_row(row) for row, _ in self.history)
 
     def state(self) -> dict[str, Any]:
         """Everything an exact continuation needs, in full precision; see checkpoint.py."""
@@ -287,7 +287,7 @@ class Trainer:
                 "best_epoch": self.best_epoch,
                 "balance": list(self.loss.balance),
                 "class_maps": self._class_maps.tolist(),
-                "history": [list(entry) for entry in self.history],
+                "history": [{**asdict(row), "time": time} for row, time in self.history],
             },
         }
 
@@ -308,7 +308,13 @@ class Trainer:
         self.best_epoch = resume["best_epoch"]
         self.loss.balance = list(resume["balance"])
         self._class_maps = np.array(resume["class_maps"])
-        self.history = [(row, time) for row, time in resume["history"]]
+        self.history = [_row_and_time(entry) for entry in resume["history"]]
+
+
+def _row_and_time(entry: dict[str, Any]) -> tuple[ResultsRow, float]:
+    values = dict(entry)
+    time = values.pop("time")
+    return ResultsRow(**values), time
 
 
 def _schedule(config: TrainConfig) -> ScheduleConfig:

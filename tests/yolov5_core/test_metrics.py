@@ -110,7 +110,9 @@ def random_image(seed: int, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     corners = rng.uniform(0, 60, (m, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(10, 40, (m, 2))], 1)
     labels = np.concatenate([rng.integers(0, 2, (m, 1)), boxes], 1)
-    near = boxes[rng.integers(0, m, n)] if m else rng.uniform(0, 60, (n, 4)) + [0, 0, 60, 60]
+    near = (
+        boxes[rng.integers(0, m, n)] if m else rng.uniform(0, 60, (n, 4)) + np.array([0, 0, 60, 60])
+    )
     scores = np.sort(rng.random((n, 1)), 0)[::-1]
     detections = [near + rng.normal(0, 3, (n, 4)), scores, rng.integers(0, 2, (n, 1))]
     return np.concatenate(detections, 1).astype(np.float32), labels.astype(np.float32)
@@ -151,9 +153,9 @@ def test_mixed_detections_score_as_computed_by_hand() -> None:
         ([detection(BOX, 0.9), detection(FAR, 0.8)], [label(BOX)]),
         ([detection(BOX, 0.7)], [label(BOX)]),
     )
-    # Recall 0.5, 0.5, 1 at precision 1, 1/2, 2/3: the envelope is 1 up to recall 0.5, from there
-    # 2/3 up to 1, then 0. Trapezoids of 0.01: 0.5 + (1 + 2/3)/2 * 0.01 + 0.48 * 2/3 + 2/3/2 * 0.01.
-    assert metrics.ap50[0] == pytest.approx(0.5 + 0.01 * 5 / 6 + 0.48 * 2 / 3 + 0.01 / 3)
+    # Recall 0.5, 0.5, 1 at precision 1, 1/2, 2/3: the envelope is 1 below recall 0.5, from there
+    # 2/3, and 0 at 1. Trapezoids of 0.01: 49 whole, one from 1 to 2/3, 49 of 2/3, one to 0.
+    assert metrics.ap50[0] == pytest.approx(0.49 + 0.01 * 5 / 6 + 0.49 * 2 / 3 + 0.01 / 3)
     # The mean F1 is largest, 0.8, below confidence 0.7, where all three count.
     assert metrics.precision[0] == pytest.approx(2 / 3)
     assert metrics.recall[0] == pytest.approx(1)

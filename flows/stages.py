@@ -1,0 +1,126 @@
+"""One small flow per stage: what the nightly flow calls, and what a person calls to retry a stage.
+
+A stage finds all it needs under its run in the store: settings in run.json, what earlier stages
+left in their records. By hand:
+
+    python -m flows.stages plot --store runs --run 20260101-020000_street
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from prefect import flow
+
+from tasks.errors import USAGE, exit_code
+from tasks.records import Artifact, Prepared, Published, RunInfo, StageRecord
+from tasks.run import load_run, save_run
+from tasks.stage import read_stage
+from tasks.store import open_store
+from yolov5_core.config import ConfigError
+
+
+@flow(name="prepare", flow_run_name="prepare {run}", persist_result=False)
+def prepare(store: str, run: str) -> Prepared:
+    """Checks the pictures and labels and writes the data set's manifest."""
+    from tasks.prepare import prepare_data  # noqa: PLC0415  each stage loads only what it needs
+
+    info = _info(store, run)
+    prepared = prepare_data(run, info.config)
+    save_run(open_store(store), replace(info, data_digest=prepared.digest))
+    return prepared
+
+
+@flow(name="train", flow_run_name="train {run}", persist_result=False)
+def train(store: str, run: str) -> StageRecord:
+    """Trains the epochs that are not done yet."""
+    from tasks.train import train_stage  # noqa: PLC0415  torch
+
+    return train_stage(_info(store, run), _prepared(store, run))
+
+
+@flow(name="evaluate", flow_run_name="evaluate {run}", persist_result=False)
+def evaluate(store: str, run: str) -> StageRecord:
+    """Evaluates the best checkpoint, class by class."""
+    from tasks.evaluate import evaluate_model  # noqa: PLC0415  torch
+
+    return evaluate_model(_info(store, run), _prepared(store, run), _record(store, run, "train"))
+
+
+@flow(name="finalize", flow_run_name="finalize {run}", persist_result=False)
+def finalize(store: str, run: str) -> StageRecord:
+    """Renames and strips the checkpoints."""
+    from tasks.finalize import finalize_run  # noqa: PLC0415  torch
+
+    return finalize_run(_info(store, run), _record(store, run, "train"))
+
+
+@flow(name="upload", flow_run_name="upload {run}", persist_result=False)
+def upload(store: str, run: str) -> tuple[Published, ...]:
+    """Publishes weights and results to the bucket."""
+    from tasks.upload import upload_files  # noqa: PLC0415  as above
+
+    config = _info(store, run).config
+    files: tuple[Artifact, ...] = _record(store, run, "finalize").outputs
+    return upload_files(store, run, config.bucket, config.name, files)
+
+
+@flow(name="plot", flow_run_name="plot {run}", persist_result=False)
+def plot(store: str, run: str) -> StageRecord:
+    """Draws the pictures of the run."""
+    from tasks.plot import plot_run  # noqa: PLC0415  matplotlib
+
+    evaluated, finalized = (_record(store, run, stage) for stage in ("evaluate", "finalize"))
+    return plot_run(_info(store, run), _prepared(store, run), evaluated, finalized)
+
+
+STAGES: dict[str, Callable[[str, str], Any]] = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "finalize": finalize,
+    "upload": upload,
+    "plot": plot,
+}
+
+
+def _info(store: str, run: str) -> RunInfo:
+    info = load_run(open_store(store), run)
+    if info is None:
+        raise ConfigError(f"run={run}: {open_store(store).shown} holds no such run")
+    return info
+
+
+def _record(store: str, run: str, stage: str) -> StageRecord:
+    record = read_stage(open_store(store), run, stage)
+    if record is None:
+        raise ConfigError(f"run={run}: stage {stage} is not done yet; run it first")
+    return record
+
+
+def _prepared(store: str, run: str) -> Prepared:
+    result = _record(store, run, "prepare").result
+    lists = {"names": tuple(result["names"]), "rejected": tuple(result["rejected"])}
+    return Prepared(**{**result, **lists})
+
+
+def main() -> int:
+    """Runs one stage of a run from the command line."""
+    parser = argparse.ArgumentParser(description="Runs one stage of a run again.")
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--store", default="runs", help="folder or URL (default: runs)")
+    parser.add_argument("--run", required=True, help="run id")
+    arguments = parser.parse_args()
+    try:
+        STAGES[arguments.stage](arguments.store, arguments.run)
+    except Exception as error:  # noqa: BLE001  the edge: every error becomes a code and a line
+        code = exit_code(error)
+        sys.stderr.write(f"{arguments.stage}: error: {error}\n")
+        return code or USAGE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

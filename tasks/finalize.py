@@ -1,0 +1,76 @@
+"""Finalize stage: the run's checkpoints and results under their final names, stripped.
+
+New objects are made; the checkpoints they come from stay as they are, so a run can still be
+resumed.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.errors import retry_if_transient
+from tasks.records import Artifact, RunInfo, StageRecord
+from tasks.stage import StageContext, run_stage
+from tasks.store import open_store
+from yolov5_core import checkpoint
+from yolov5_core.results import result_suffix
+
+log = logging.getLogger(__name__)
+
+
+@task(
+    name="finalize",
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_condition_fn=retry_if_transient,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def finalize_run(info: RunInfo, trained: StageRecord) -> StageRecord:
+    """The finalize stage as a Prefect task."""
+    return finalize_stage(info, trained)
+
+
+def finalize_stage(info: RunInfo, trained: StageRecord) -> StageRecord:
+    """Makes last<n>.pt, best<n>.pt and results<n>.txt.
+
+    Raises:
+        CheckpointError: A checkpoint is damaged, or a stripped one cannot be written.
+        StoreError: The store failed.
+
+    Source: spec D.9; design, Run semantics.
+    """
+    suffix = result_suffix(info.config.name)
+    sources = {
+        kind: Artifact(**trained.result[kind])
+        for kind in ("last", "best")
+        if trained.result[kind] is not None
+    }
+    inputs = {
+        "suffix": suffix,
+        "sources": {kind: artifact.sha256 for kind, artifact in sources.items()},
+    }
+
+    def work(context: StageContext) -> Mapping[str, Any]:
+        weights = [
+            _stripped(context, source, f"{kind}{suffix}.pt") for kind, source in sources.items()
+        ]
+        last = checkpoint.load(context.fetch(sources["last"]))
+        results = context.scratch / f"results{suffix}.txt"
+        results.write_text(last["training_results"], "ascii")
+        context.publish(results, results.name)
+        return {"weights": weights, "results": results.name}
+
+    return run_stage(open_store(info.config.store), info.run, "finalize", inputs, work)
+
+
+def _stripped(context: StageContext, source: Artifact, name: str) -> str:
+    local = context.scratch / name
+    size = checkpoint.strip(context.fetch(source), local)
+    checkpoint.build_detector(checkpoint.load(local), name)  # what is shipped must load
+    log.info("optimizer stripped from %s, %.1f MB", name, size / 1e6)
+    context.publish(local, f"weights/{name}")
+    return f"weights/{name}"

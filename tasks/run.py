@@ -1,0 +1,136 @@
+"""A run's identity: its id, its run.json, and the checks made before any work starts."""
+
+import logging
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from tasks.errors import MissingObjectError
+from tasks.records import (
+    LATEST,
+    RetrainConfig,
+    RunInfo,
+    config_from_mapping,
+    config_to_mapping,
+    merge_resumed,
+)
+from tasks.stage import code_version, run_key
+from tasks.store import Store, open_store
+from yolov5_core.architecture import describe
+from yolov5_core.config import ConfigError, load_hyperparameters
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "prefect", "numpy", "opencv-python-headless", "fsspec", "gcsfs")
+
+
+def preflight(config: RetrainConfig) -> None:
+    """Finds what can be known to fail before any work starts.
+
+    Raises:
+        ConfigError: Settings that cannot work.
+        StoreError: Store or bucket cannot be written.
+    """
+    load_hyperparameters(config.hyp)
+    if config.cfg:
+        description = describe(config.cfg)
+        needed = 2 ** (description.num_levels + 2)  # the stride of the coarsest standard level
+        if config.image_size % needed and description.num_levels > 3:
+            near = max(needed, round(config.image_size / needed) * needed)
+            raise ConfigError(
+                f"image_size={config.image_size}: cfg={config.cfg} needs a multiple of {needed}, "
+                f"such as {near}"
+            )
+    open_store(config.store).check_writable()
+    if config.bucket:
+        open_store(config.bucket).check_writable()
+
+
+def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
+    """Starts a new run, or finds the one to resume; its run.json then exists.
+
+    Args:
+        config: As asked for.
+        started: Makes the id of a new run that was given none; a retry must pass the same.
+
+    Raises:
+        ConfigError: The run id is taken by a run with other settings, or there is none to resume.
+        StoreError: The store failed.
+    """
+    store = open_store(config.store)
+    if config.resume:
+        return _resumed(store, config)
+    run = config.run or f"{started.astimezone(UTC):%Y%m%d-%H%M%S}{config.name and '_'}{config.name}"
+    config = replace(config, run=run)
+    info = RunInfo(
+        run=run,
+        created=started.astimezone(UTC).isoformat(timespec="seconds"),
+        config=config,
+        data_digest="",
+        code=code_version(),
+        packages={name: _version(name) for name in _PACKAGES},
+    )
+    known = load_run(store, run)
+    if known is None:
+        save_run(store, info)
+        return info
+    if known.config != config:
+        raise ConfigError(
+            f"run={run}: this run exists in {store.shown} with other settings; choose another id, "
+            f"or continue it with resume={run}"
+        )
+    return known
+
+
+def _resumed(store: Store, asked: RetrainConfig) -> RunInfo:
+    run = newest_run(store) if asked.resume == LATEST else asked.resume
+    info = load_run(store, run) if run else None
+    if info is None:
+        what = "it holds no runs" if asked.resume == LATEST else f"it holds no run {run!r}"
+        raise ConfigError(f"resume={asked.resume}: nothing to resume in {store.shown}, {what}")
+    log.info("resuming run %s", info.run)
+    info = replace(info, config=merge_resumed(info.config, asked))
+    save_run(store, info)
+    return info
+
+
+def newest_run(store: Store) -> str:
+    """Id of the run created last, "" without any."""
+    infos = [load_run(store, key.split("/")[1]) for key in store.keys("runs") if _is_info(key)]
+    created = [(info.created, info.run) for info in infos if info is not None]
+    return max(created, default=("", ""))[1]
+
+
+def _is_info(key: str) -> bool:
+    parts = key.split("/")
+    return len(parts) == 3 and parts[2] == "run.json"
+
+
+def load_run(store: Store, run: str) -> RunInfo | None:
+    """The run's run.json, None if there is none.
+
+    Raises:
+        ConfigError: It was written by a version with other settings.
+        StoreError: It cannot be read.
+    """
+    key = run_key(run, "run.json")
+    try:
+        doc = store.read_json(key)
+    except MissingObjectError:
+        return None
+    config = config_from_mapping(doc["config"], store.url(key))
+    return RunInfo(**{**doc, "config": config})
+
+
+def save_run(store: Store, info: RunInfo) -> None:
+    """Writes the run's run.json."""
+    doc: dict[str, Any] = {**asdict(info), "config": config_to_mapping(info.config)}
+    store.put_json(doc, run_key(info.run, "run.json"))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,87 @@
+"""The weights a run starts from: a checkpoint of ours or a public one, from a path or a URL."""
+
+import hashlib
+from pathlib import Path
+
+from tasks.store import open_store
+from yolov5_core.architecture import describe, from_mapping
+from yolov5_core.checkpoint import load
+from yolov5_core.config import ConfigError, Hyperparameters
+from yolov5_core.foreign import is_public_checkpoint, read_public_checkpoint
+from yolov5_core.model import Detector
+from yolov5_core.start import ParentWeights, new_detector, transferred, with_anchor_count
+
+DEFAULT_VARIANT = "n"
+
+
+def fetch_weights(weights: str, scratch: Path) -> Path:
+    """A local file with the weights.
+
+    Raises:
+        ConfigError: No such file.
+        StoreError: The URL cannot be read.
+    """
+    if "://" in weights:
+        folder, _, name = weights.rpartition("/")
+        return open_store(folder).get_file(name, scratch / "parent" / name)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"weights={weights}: no such file; give a path or URL of a .pt file")
+    return path
+
+
+def read_parent(path: Path) -> ParentWeights:
+    """Reads a checkpoint of either kind; nothing in it is executed.
+
+    Raises:
+        CheckpointError, ForeignCheckpointError: It is damaged, or of neither kind.
+    """
+    if is_public_checkpoint(path):
+        public = read_public_checkpoint(path)
+        description = from_mapping(public.description, str(path))
+        return ParentWeights(
+            description=description, state_dict=public.state_dict, where=str(path)
+        )
+    payload = load(path)
+    return ParentWeights(
+        description=from_mapping(payload["description"], str(path)),
+        state_dict=payload["model"],
+        where=str(path),
+    )
+
+
+def first_model(
+    *, cfg: str, weights: Path | None, num_classes: int, hyp: Hyperparameters, seed: int
+) -> Detector:
+    """The model a run starts with.
+
+    Args:
+        cfg: Variant or YAML file; "" takes the description of the weights, else variant n.
+        weights: Checkpoint to start from, None from scratch.
+        num_classes: Of the data.
+        hyp: Its `anchors` overrides the description's.
+        seed: Of the initial weights.
+
+    Raises:
+        ConfigError: Descriptions or weights that cannot work.
+
+    Source: spec A.8.
+    """
+    parent = None if weights is None else read_parent(weights)
+    if cfg or parent is None:
+        description = describe(cfg or DEFAULT_VARIANT, num_classes)
+    else:
+        mapping = {**parent.description.to_mapping(), "nc": num_classes}
+        description = from_mapping(mapping, parent.where)
+    description = with_anchor_count(description, hyp.anchors)
+    if parent is None:
+        return new_detector(description, seed)
+    return transferred(description, parent, seed, skip_anchors=bool(cfg or hyp.anchors))
+
+
+def file_digest(path: Path | None) -> str:
+    """Sha256 of a file, hexadecimal; "" without one."""
+    if path is None:
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
