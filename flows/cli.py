@@ -199,7 +199,8 @@ def _run(config: RetrainConfig, *, debug: bool) -> RunSummary:
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 fails on a fresh home
         "PREFECT_CLI_PROMPT": "false",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "yolov5_core,tasks",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "yolov5_core,tasks,flows",
+        "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",  # we log a line an epoch
     }.items():
         os.environ.setdefault(key, value)  # read when prefect is imported
     from flows.retrain import retrain  # noqa: PLC0415  takes seconds; --help must not wait for it

@@ -15,12 +15,18 @@ from tasks.store import open_store
 log = logging.getLogger(__name__)
 
 
-@flow(name="retrain", persist_result=False)
+def _run_name() -> str:
+    config = runtime.flow_run.parameters["config"]
+    return " ".join(filter(None, ("retrain", config.name, config.resume)))
+
+
+@flow(name="retrain", flow_run_name=_run_name, persist_result=False)
 def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B008  it is frozen
     """Prepare, train, evaluate, finalize, upload, plot.
 
     Stages that are done are skipped, so the same run can be started again after any fault.
     """
+    stages.show_our_logs()
     preflight(config)
     started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     info = begin_run(config, started)

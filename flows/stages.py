@@ -3,10 +3,11 @@
 A stage finds all it needs under its run in the store: settings in run.json, what earlier stages
 left in their records. By hand:
 
-    python -m flows.stages plot --store runs --run 20260101-020000_street
+    python -m flows.stages plot --store store --run 20260101-020000_street
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,7 +87,14 @@ STAGES: dict[str, Callable[[str, str], Any]] = {
 }
 
 
+def show_our_logs() -> None:
+    """Lets our INFO lines through: Prefect gives extra loggers a handler, but no level."""
+    for name in ("yolov5_core", "tasks", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 def _info(store: str, run: str) -> RunInfo:
+    show_our_logs()
     info = load_run(open_store(store), run)
     if info is None:
         raise ConfigError(f"run={run}: {open_store(store).shown} holds no such run")
@@ -110,7 +118,7 @@ def main() -> int:
     """Runs one stage of a run from the command line."""
     parser = argparse.ArgumentParser(description="Runs one stage of a run again.")
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--store", default="runs", help="folder or URL (default: runs)")
+    parser.add_argument("--store", default="store", help="folder or URL (default: store)")
     parser.add_argument("--run", required=True, help="run id")
     arguments = parser.parse_args()
     try:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 @task(
     name="evaluate",
+    task_run_name="evaluate",
     retries=2,
     retry_delay_seconds=[10, 60],
     retry_condition_fn=retry_if_transient,

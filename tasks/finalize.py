@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 @task(
     name="finalize",
+    task_run_name="finalize",
     retries=2,
     retry_delay_seconds=[10, 60],
     retry_condition_fn=retry_if_transient,

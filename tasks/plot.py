@@ -47,6 +47,7 @@ _STRIDE = 32
 
 @task(
     name="plot",
+    task_run_name="plot",
     retries=2,
     retry_delay_seconds=[10, 60],
     retry_condition_fn=retry_if_transient,
@@ -88,9 +89,7 @@ def plot_stage(
         names, splits = load_manifest(context.store, prepared)
         results = context.fetch(sources[context.key(finalized.result["results"])])
         rows = parse_results(results.read_text("ascii"))
-        found = load_evaluation(
-            context.fetch(sources[context.key("evaluation/evaluation.npz")])
-        )
+        found = load_evaluation(context.fetch(sources[context.key("evaluation/evaluation.npz")]))
         files = [
             plot_results({info.config.name or info.run: rows}, folder / "results.png"),
             plot_pr_curve(found.metrics, names, folder / "PR_curve.png"),

@@ -38,6 +38,7 @@ _LISTED = 50  # rejections in the record and the UI; the manifest has all
 
 @task(
     name="prepare",
+    task_run_name="prepare",
     retries=2,
     retry_delay_seconds=[10, 60],
     retry_condition_fn=retry_if_transient,

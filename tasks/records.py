@@ -58,7 +58,7 @@ class RetrainConfig:
         "", "where weights and results go: gs://BUCKET or a folder; empty: nowhere", group="publish"
     )
     store: str = setting(
-        "runs", "where runs are kept and resumed from: gs://BUCKET/PATH or a folder", group="run"
+        "store", "where runs are kept and resumed from: gs://BUCKET/PATH or a folder", group="run"
     )
     run: str = setting("", "id of this run; empty: start time and name", group="run")
     resume: str = setting("", f"id of an interrupted run to continue, or {LATEST!r}", group="run")
@@ -166,7 +166,7 @@ def _wrong_values(config: RetrainConfig) -> Iterator[str]:
 
 def _wrong_combinations(config: RetrainConfig) -> Iterator[str]:
     if not config.store:
-        yield "store='': a run needs a place to live, such as 'runs' or 'gs://BUCKET/retrain'"
+        yield "store='': a run needs a place to live, such as 'store' or 'gs://BUCKET/retrain'"
     if config.rect and config.image_weights:
         yield (
             "rect and image_weights: rect fixes the order of the pictures, image_weights draws "

@@ -304,7 +304,9 @@ def record(run: _Run) -> None:
     results = context.scratch / "results.txt"
     results.write_text(run.trainer.results_text, "ascii")
     context.store.put_file(results, context.key("results.txt"))
-    events = write_events(run.trainer.history, context.scratch / f"events.out.tfevents.{run.info.run}")
+    events = write_events(
+        run.trainer.history, context.scratch / f"events.out.tfevents.{run.info.run}"
+    )
     context.store.put_file(events, context.key(f"tensorboard/{events.name}"))
     if config.bucket and config.name:
         try:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 @task(
     name="upload",
+    task_run_name="upload",
     retries=3,
     retry_delay_seconds=[5, 30, 120],
     retry_condition_fn=retry_if_transient,
@@ -62,6 +63,8 @@ def upload_stage(
 
     def work(context: StageContext) -> dict[str, Any]:
         done = [_put(target, context.fetch(artifact), key) for artifact, key in planned]
+        for published in done:
+            log.info("published %s, %.1f MB", published.url, published.size / 1e6)
         return {"published": [asdict(published) for published in done]}
 
     def still_good(record: StageRecord) -> bool:
@@ -97,5 +100,4 @@ def bucket_key(artifact: Artifact, name: str) -> str:
 
 def _put(bucket: Store, local: Path, key: str) -> Published:
     artifact = bucket.put_file(local, key)
-    log.info("published %s, %.1f MB", bucket.url(key), artifact.size / 1e6)
     return Published(key=key, url=bucket.url(key), size=artifact.size, sha256=artifact.sha256)

@@ -39,9 +39,7 @@ def read_parent(path: Path) -> ParentWeights:
     if is_public_checkpoint(path):
         public = read_public_checkpoint(path)
         description = from_mapping(public.description, str(path))
-        return ParentWeights(
-            description=description, state_dict=public.state_dict, where=str(path)
-        )
+        return ParentWeights(description=description, state_dict=public.state_dict, where=str(path))
     payload = load(path)
     return ParentWeights(
         description=from_mapping(payload["description"], str(path)),

@@ -85,7 +85,13 @@ _P6_ANCHORS = [
     [140, 301, 303, 264, 238, 542],
     [436, 615, 739, 380, 925, 792],
 ]
-_SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
+_SCALES = {
+    "n": (0.33, 0.25),
+    "s": (0.33, 0.5),
+    "m": (0.67, 0.75),
+    "l": (1.0, 1.0),
+    "x": (1.33, 1.25),
+}
 VARIANTS = (*_SCALES, *(f"{size}6" for size in _SCALES))
 
 _REQUIRED = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")

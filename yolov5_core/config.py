@@ -173,7 +173,9 @@ _UNREAD = {"iou_t"}  # in every public table, read by none of its programs (spec
 def shipped_tables() -> list[str]:
     """Names of the hyperparameter tables that come with the package."""
     folder = resources.files("yolov5_core") / "hyp"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def load_hyperparameters(name_or_path: str) -> Hyperparameters:

@@ -3,6 +3,8 @@
 Workers only decide how fast batches come, never what is in them.
 """
 
+import multiprocessing.util
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -132,6 +134,9 @@ class TrainingLoader:
 
 
 def _start_worker(_: int) -> None:
+    # Leave as soon as our own work is over: the process we were forked from may have registered
+    # hooks that wait for threads which a fork does not have, and fail (Prefect does).
+    multiprocessing.util.Finalize(None, os._exit, args=(0,), exitpriority=-100)
     cv2.setNumThreads(0)  # the workers are the threads; OpenCV's pool does not survive a fork
     torch.set_num_threads(1)
 

@@ -75,7 +75,9 @@ def freeze(model: Detector, layers: tuple[int, ...]) -> int:
     chosen = set(range(layers[0])) if len(layers) == 1 else set(layers)
     beyond = [i for i in chosen if not 0 <= i < len(model.model)]
     if beyond:
-        raise ConfigError(f"freeze={list(layers)}: the model has layers 0 to {len(model.model) - 1}")
+        raise ConfigError(
+            f"freeze={list(layers)}: the model has layers 0 to {len(model.model) - 1}"
+        )
     frozen = 0
     for index in chosen:
         for parameter in model.model[index].parameters():

@@ -156,9 +156,7 @@ class TrainingSamples:
         record = self.reader.records[index]
         return Tile(self.reader.read(index), record.labels, record.segments)
 
-    def _single(
-        self, key: SampleKey, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _single(self, key: SampleKey, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         tile = self._tile(key.index)
         boxed, geometry = letterbox(tile.image, (key.height, key.width))
         (width, height), (pad_x, pad_y) = geometry.unpadded_wh, geometry.pad

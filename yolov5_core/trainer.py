@@ -113,9 +113,7 @@ class Trainer:
 
     def _training_loader(self) -> TrainingLoader:
         c = self.config
-        samples = TrainingSamples(
-            self.train_reader, c.hyp.augment, seed=c.seed, mosaic=not c.rect
-        )
+        samples = TrainingSamples(self.train_reader, c.hyp.augment, seed=c.seed, mosaic=not c.rect)
         return TrainingLoader(
             samples,
             batch_size=c.batch_size,

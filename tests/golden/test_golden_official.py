@@ -36,7 +36,7 @@ def built(checkpoint: PublicCheckpoint) -> Detector:
 
 def assert_close(ours: torch.Tensor, golden: np.ndarray) -> None:
     largest = np.abs(golden).max()
-    np.testing.assert_allclose(ours.numpy(), golden, rtol=1e-5, atol=1e-5 * largest)
+    np.testing.assert_allclose(ours.numpy(), golden, rtol=1e-6, atol=1e-6 * largest)
 
 
 @each_file

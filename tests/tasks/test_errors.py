@@ -1,7 +1,6 @@
 import errno
 
 import pytest
-from prefect import flow, task
 from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
@@ -51,20 +50,3 @@ def test_an_error_has_an_exit_code(error, code):
 @pytest.mark.parametrize(("error", "again"), [(TimeoutError(), True), (ConfigError("x"), False)])
 def test_only_a_passing_fault_is_tried_again(error, again):
     assert retry_if_transient(None, None, Failed(data=error)) is again
-
-
-def test_a_task_with_the_rule_is_retried_for_a_passing_fault_only(prefect_server):  # noqa: ARG001
-    tries: list[str] = []
-
-    @task(retries=2, retry_delay_seconds=0, retry_condition_fn=retry_if_transient)
-    def fails(error: Exception) -> None:
-        tries.append(type(error).__name__)
-        raise error
-
-    @flow
-    def night() -> None:
-        for error in (ConfigError("x"), TransientError("y")):
-            fails(error, return_state=True)
-
-    night(return_state=True)
-    assert tries == ["ConfigError"] + 3 * ["TransientError"]

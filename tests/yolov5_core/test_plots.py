@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def test_plots_import_without_torch_and_without_pyplot():
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603  our own code
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 2, 40, 300])
+@pytest.mark.parametrize("epochs", [1, 300])
 def test_results_of_any_number_of_epochs_are_plotted(tmp_path: Path, epochs: int):
     path = plot_results({"run": result_rows(epochs)}, tmp_path / "results.png")
     assert path == tmp_path / "results.png"
@@ -96,7 +97,8 @@ def test_several_runs_share_the_panels(tmp_path: Path):
 def test_zero_losses_are_not_drawn(tmp_path: Path):
     def blue_pixels(cls: float) -> int:
         image = decoded(plot_results({"run": result_rows(9, cls)}, tmp_path / "results.png"))
-        panel = image[: image.shape[0] // 2, image.shape[1] * 2 // 5 : image.shape[1] * 3 // 5]
+        height, width = image.shape[:2]
+        panel = image[: height // 2, round(0.45 * width) : round(0.55 * width)]  # the third of five
         blue, red = panel[..., 0].astype(int), panel[..., 2].astype(int)
         return int((blue - red > 100).sum())
 
@@ -105,24 +107,25 @@ def test_zero_losses_are_not_drawn(tmp_path: Path):
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path: Path):
-    decoded(plot_results({"run": result_rows(4, cls=float("nan"))}, tmp_path / "results.png"))
-    decoded(plot_results({"run": result_rows(4, metric=float("inf"))}, tmp_path / "results.png"))
+    rows = result_rows(4, cls=float("nan"), metric=float("inf"))
+    decoded(plot_results({"run": rows}, tmp_path / "results.png"))
 
 
 def test_epochs_without_evaluation_leave_the_metric_panels_empty(tmp_path: Path):
-    not_evaluated = plot_results({"run": result_rows(4, metric=0)}, tmp_path / "a.png")
-    decoded(not_evaluated)
+    rows = [dataclasses.replace(row, results=(0.0,) * 7) for row in result_rows(4)]
+    image = decoded(plot_results({"run": rows}, tmp_path / "results.png"))
+    metrics = image[:, round(0.85 * image.shape[1]) :]  # recall and mAP@0.5:0.95
+    assert (metrics[..., 0].astype(int) - metrics[..., 2] <= 100).all()  # no blue line
 
 
-@pytest.mark.parametrize("num_classes", [1, 4, 20, 21, 80])
-@pytest.mark.parametrize("count", [0, 1, 4000])
+@pytest.mark.parametrize(("num_classes", "count"), [(1, 0), (4, 1), (20, 4000), (80, 4000)])
 def test_labels_of_any_number_of_classes_are_plotted(tmp_path: Path, num_classes: int, count: int):
     labels = random_labels(count, num_classes)
     decoded(plot_labels(labels, names_of(num_classes), tmp_path / "labels.png"))
 
 
 @pytest.mark.parametrize("plot", CURVES)
-@pytest.mark.parametrize("num_classes", [1, 4, 20, 21, 80])
+@pytest.mark.parametrize("num_classes", [1, 20, 80])
 def test_curves_of_any_number_of_classes_are_plotted(
     tmp_path: Path,
     plot: Callable[[DetectionMetrics, list[str], Path], Path],
@@ -131,7 +134,7 @@ def test_curves_of_any_number_of_classes_are_plotted(
     decoded(plot(random_metrics(num_classes), names_of(num_classes), tmp_path / "curve.png"))
 
 
-@pytest.mark.parametrize("plot", CURVES)
+@pytest.mark.parametrize("plot", [plot_pr_curve, plot_f1_curve])
 def test_metrics_without_labels_give_an_empty_curve_plot(
     tmp_path: Path, plot: Callable[[DetectionMetrics, list[str], Path], Path]
 ):
@@ -139,7 +142,7 @@ def test_metrics_without_labels_give_an_empty_curve_plot(
     decoded(plot(nothing, ["a", "b"], tmp_path / "curve.png"))
 
 
-@pytest.mark.parametrize("num_classes", [1, 4, 12, 13, 30, 31, 80])
+@pytest.mark.parametrize("num_classes", [1, 12, 20, 80])
 def test_confusion_of_any_number_of_classes_is_plotted(tmp_path: Path, num_classes: int):
     matrix = random_confusion(num_classes)
     decoded(plot_confusion(matrix, names_of(num_classes), tmp_path / "confusion_matrix.png"))
