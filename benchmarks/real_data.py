@@ -21,7 +21,8 @@ from yolov5_core.checkpoint import build_detector, load, save, strip
 from yolov5_core.config import TrainConfig
 from yolov5_core.data_yaml import list_images, read_data_yaml
 from yolov5_core.dataset import Record, scan
-from yolov5_core.evaluate import Evaluation, evaluate
+from yolov5_core.evaluate import evaluate
+from yolov5_core.evaluation import Evaluation
 from yolov5_core.metrics import table_rows
 from yolov5_core.results import format_row
 from yolov5_core.start import fit_anchors, new_detector
@@ -108,7 +109,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, slow
+    # a debugging aid, slow
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for seed in arguments.seeds:
         figures = train_one(arguments, seed)
         sys.stdout.write(json.dumps(figures) + "\n")

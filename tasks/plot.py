@@ -158,6 +158,8 @@ def _gallery(store: Store, run: str, record: StageRecord) -> str:
 
 def _data_uri(picture: bytes) -> str:
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError("a picture this program drew cannot be decoded")
     height, width = image.shape[:2]
     if width > _SHOWN_WIDTH:
         size = (_SHOWN_WIDTH, round(height * _SHOWN_WIDTH / width))

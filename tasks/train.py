@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -33,7 +32,7 @@ from yolov5_core import checkpoint
 from yolov5_core.boxes import denormalise
 from yolov5_core.config import ConfigError, TrainConfig, load_hyperparameters
 from yolov5_core.dataset import Record
-from yolov5_core.evaluate import Evaluation
+from yolov5_core.evaluation import Evaluation
 from yolov5_core.events import write_events
 from yolov5_core.pictures import Boxes, draw_batch
 from yolov5_core.plots import plot_labels
@@ -132,7 +131,7 @@ def pick_device(device: str) -> torch.device:
     found = torch.cuda.device_count()
     if device == "cpu" or (device == "" and found == 0):
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, slow
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid, slow
         return torch.device("cpu")
     number = int(device or 0)
     if number >= found:

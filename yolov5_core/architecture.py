@@ -209,7 +209,7 @@ def from_mapping(mapping: Any, where: str) -> ModelDescription:
     head = _rows(mapping["head"], f"{where}: head")
     if not head or head[-1].block != "Detect":
         raise ConfigError(f"{where}: the last row of head must be Detect")
-    description = ModelDescription(
+    return ModelDescription(
         num_classes=_positive_int(mapping["nc"], f"{where}: nc"),
         depth_multiple=_positive(mapping["depth_multiple"], f"{where}: depth_multiple"),
         width_multiple=_positive(mapping["width_multiple"], f"{where}: width_multiple"),
@@ -222,7 +222,6 @@ def from_mapping(mapping: Any, where: str) -> ModelDescription:
             mapping.get("channel_multiple") or 8, f"{where}: channel_multiple"
         ),
     )
-    return description
 
 
 def _rows(rows: Any, where: str) -> list[LayerRow]:

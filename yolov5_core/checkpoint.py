@@ -1,4 +1,4 @@
-"""The only module that saves or loads tensors: one data format, no pickled code (design: Checkpoint).
+"""The only module that saves or loads tensors: one data format, no pickled code.
 
 A checkpoint is a dictionary of tensors and plain values:
 
@@ -82,7 +82,7 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a checkpoint, or cut short: copy or train it again")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  torch raises a dozen kinds for a damaged file
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: damaged, or it holds more than tensors and plain values: {reason}"

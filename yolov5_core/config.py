@@ -1,4 +1,4 @@
-"""The core's configuration: frozen records that are valid from construction (spec D.1, D.4, D.10)."""
+"""The core's configuration: frozen records that are valid from construction (spec D)."""
 
 import difflib
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """Strength of each augmentation; every probability in [0, 1], 0 turns it off (spec C.8-C.10)."""
+    """Strength of each augmentation; probabilities in [0, 1], 0 turns off (spec C.8-C.10)."""
 
     hsv_h: float = 0.015  # fraction of the hue circle
     hsv_s: float = 0.7  # fraction

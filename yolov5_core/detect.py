@@ -37,7 +37,7 @@ class Detect(nn.Module):
     def _initialise_biases(self) -> None:
         # about 8 objects in a 640 pixel image and equal class shares: early losses stay small
         for conv, stride in zip(self.m, self.stride.tolist(), strict=True):
-            bias = conv.bias.view(self.na, self.no)  # type: ignore[union-attr, operator]
+            bias = conv.bias.view(self.na, self.no)  # type: ignore[operator]
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (self.nc - 0.99999))
 

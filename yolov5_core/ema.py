@@ -33,5 +33,5 @@ class Ema:
         d = decay(self.updates)
         own = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         new = [t for t in model.state_dict().values() if t.is_floating_point()]
-        torch._foreach_mul_(own, d)  # noqa: SLF001  one kernel for all entries
-        torch._foreach_add_(own, new, alpha=1 - d)  # noqa: SLF001
+        torch._foreach_mul_(own, d)  # one kernel for all entries
+        torch._foreach_add_(own, new, alpha=1 - d)

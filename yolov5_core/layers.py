@@ -22,7 +22,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 class Conv(nn.Module):
     """Convolution without bias, batch norm, activation."""
 
-    def __init__(  # noqa: PLR0913  the positional order is the public layer table's
+    def __init__(  # noqa: PLR0913, PLR0917  the positional order is the public layer table's
         self,
         channels_in: int,
         channels_out: int,
@@ -42,7 +42,7 @@ class Conv(nn.Module):
         self.bn: nn.Module = _batch_norm(channels_out)
         self.act = activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  the class says it
         return self.act(self.bn(self.conv(x)))
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class DWConv(Conv):
 class Bottleneck(nn.Module):
     """1x1 then 3x3 Conv; adds its input if asked and the channels agree."""
 
-    def __init__(  # noqa: PLR0913  the positional order is the public layer table's
+    def __init__(
         self,
         channels_in: int,
         channels_out: int,
@@ -99,7 +99,7 @@ class Bottleneck(nn.Module):
         self.cv2 = Conv(hidden, channels_out, 3, 1, groups=groups, activation=activation)
         self.adds_input = shortcut and channels_in == channels_out
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  the class says it
         y = self.cv2(self.cv1(x))
         return x + y if self.adds_input else y
 
@@ -136,7 +136,7 @@ class C3(nn.Module):
         self.cv3 = Conv(2 * hidden, channels_out, activation=activation)
         self.m = _bottlenecks(hidden, repeats, shortcut, groups, activation)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  the class says it
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
@@ -164,7 +164,7 @@ class BottleneckCSP(nn.Module):
         self.act = activation
         self.m = _bottlenecks(hidden, repeats, shortcut, groups, activation)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  the class says it
         y = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1)
         return self.cv4(self.act(self.bn(y)))
 
@@ -181,7 +181,7 @@ class SPPF(nn.Module):
         self.cv2 = Conv(4 * hidden, channels_out, activation=activation)
         self.m = nn.MaxPool2d(kernel, 1, kernel // 2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  the class says it
         x = self.cv1(x)
         y1 = self.m(x)
         y2 = self.m(y1)
@@ -205,7 +205,7 @@ class SPP(nn.Module):
         self.cv2 = Conv((len(kernels) + 1) * hidden, channels_out, activation=activation)
         self.m = nn.ModuleList(nn.MaxPool2d(k, 1, k // 2) for k in kernels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  the class says it
         x = self.cv1(x)
         return self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], 1))
 
@@ -225,7 +225,7 @@ class Focus(nn.Module):
         super().__init__()
         self.conv = Conv(4 * channels_in, channels_out, kernel, stride, activation=activation)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  the class says it
         parities = (x[..., r::2, c::2] for c in (0, 1) for r in (0, 1))
         return self.conv(torch.cat(list(parities), 1))
 
@@ -233,5 +233,5 @@ class Focus(nn.Module):
 class Concat(nn.Module):
     """Channel concatenation of its sources in their listed order."""
 
-    def forward(self, sources: list[Tensor]) -> Tensor:
+    def forward(self, sources: list[Tensor]) -> Tensor:  # noqa: D102  the class says it
         return torch.cat(sources, 1)

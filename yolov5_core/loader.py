@@ -3,6 +3,7 @@
 Workers only decide how fast batches come, never what is in them.
 """
 
+import math
 import multiprocessing.util
 import os
 from collections import Counter
@@ -47,7 +48,7 @@ class _TrainingData(Dataset[tuple[np.ndarray, np.ndarray, int]]):
         self.samples = samples
 
     def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, int]:
-        return (*self.samples[key], key.index)
+        return (*self.samples[key], key.record)
 
 
 class _Plan:
@@ -76,7 +77,7 @@ class TrainingLoader:
         self._plan = _Plan()
         self._loader = DataLoader(
             _TrainingData(samples),
-            batch_sampler=self._plan,  # type: ignore[arg-type]  it yields keys, not numbers
+            batch_sampler=self._plan,  # its items are keys, not numbers
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin,
@@ -86,7 +87,7 @@ class TrainingLoader:
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be smaller."""
-        return -(-self.count // self.batch_size)
+        return math.ceil(self.count / self.batch_size)
 
     def _rectangles(self, stride: int) -> RectBatches:
         reader = self.samples.reader
@@ -130,7 +131,7 @@ class TrainingLoader:
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
         """One batch made here and now, for a look at it."""
-        return _collate([(*self.samples[key], key.index) for key in keys])
+        return _collate([(*self.samples[key], key.record) for key in keys])
 
 
 def _start_worker(_: int) -> None:

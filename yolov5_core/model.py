@@ -1,4 +1,4 @@
-"""The detector built from a description; fusing, test-time augmentation, weight transfer (spec A)."""
+"""The detector built from a description; fusing, test-time augmentation, transfer (spec A)."""
 
 import copy
 import math
@@ -229,7 +229,7 @@ def forward_augmented(model: Detector, images: Tensor) -> Tensor:
 
     Source: spec A.7.
     """
-    height, width = images.shape[-2:]
+    width = images.shape[-1]
     passes = []
     for scale, flipped in ((1.0, False), (0.83, True), (0.67, False)):
         x = images.flip(-1) if flipped else images

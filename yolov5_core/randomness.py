@@ -1,4 +1,4 @@
-"""Random generators as pure functions of what they are for: (seed, stream, counters) -> Generator."""
+"""Random generators as pure functions of what they are for: (seed, stream, counters)."""
 
 import zlib
 

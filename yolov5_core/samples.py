@@ -40,7 +40,7 @@ class SampleKey(NamedTuple):
     """What one training sample is made from, beside the seed."""
 
     epoch: int
-    index: int  # of the record
+    record: int  # its index
     repeat: int  # how often the record came earlier in the same epoch (image weights)
     height: int  # of the canvas, pixels
     width: int
@@ -75,7 +75,7 @@ class ImageReader:
         return resize_longest(image, self.image_size, self.augmenting)
 
     def cache(self, progress: Callable[[int, int], None]) -> None:
-        """Decodes every image into memory, unless they would not fit (then says so and does not)."""
+        """Decodes every image into memory, unless they would not fit: then it says so."""
         shapes = [resized_hw((r.height, r.width), self.image_size) for r in self.records]
         need, free = sum(3 * h * w for h, w in shapes), available_memory()
         if need > _CACHE_SHARE * free:
@@ -118,9 +118,9 @@ class TrainingSamples:
             (3, H, W) uint8 RGB, labels (n, 5) float32 class, normalised cx, cy, w, h.
         """
         c = self.augment
-        rng = generator(self.seed, "augment", key.epoch, key.index, key.repeat)
+        rng = generator(self.seed, "augment", key.epoch, key.record, key.repeat)
         if self.mosaic and rng.random() < c.mosaic:
-            image, labels = self._mosaic(key.index, rng)
+            image, labels = self._mosaic(key.record, rng)
             if rng.random() < c.mixup:
                 other = int(rng.integers(len(self.reader.records)))
                 image, labels = mixup(image, labels, *self._mosaic(other, rng), mixup_ratio(rng))
@@ -157,7 +157,7 @@ class TrainingSamples:
         return Tile(self.reader.read(index), record.labels, record.segments)
 
     def _single(self, key: SampleKey, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        tile = self._tile(key.index)
+        tile = self._tile(key.record)
         boxed, geometry = letterbox(tile.image, (key.height, key.width))
         (width, height), (pad_x, pad_y) = geometry.unpadded_wh, geometry.pad
         labels = tile.labels_cxcywh.copy()

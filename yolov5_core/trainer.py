@@ -15,7 +15,8 @@ from yolov5_core.anchors import class_weights, image_weights
 from yolov5_core.config import TrainConfig
 from yolov5_core.dataset import Record
 from yolov5_core.ema import Ema
-from yolov5_core.evaluate import Evaluation, autocast, evaluate, to_float
+from yolov5_core.evaluate import autocast, evaluate, to_float
+from yolov5_core.evaluation import Evaluation
 from yolov5_core.loader import Batch, TrainingLoader, validation_loader
 from yolov5_core.loss import DetectionLoss
 from yolov5_core.model import Detector
@@ -185,8 +186,9 @@ class Trainer:
         names = [self.train_reader.records[i].path.name for i in batch.indices]
         raise TrainingDivergedError(
             f"epoch {self.epoch}, step {self.step}: the loss is not finite (box, obj, cls: "
-            f"{box}, {obj}, {cls}); the batch was {', '.join(names)}. The last saved epoch is intact: "
-            "lower lr0 or raise warmup_epochs in the hyperparameters, or check these images' labels"
+            f"{box}, {obj}, {cls}); the batch was {', '.join(names)}. The last saved epoch is "
+            "intact: lower lr0 or raise warmup_epochs in the hyperparameters, or check the labels "
+            "of these images"
         )
 
     def _report(
