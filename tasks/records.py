@@ -256,22 +256,23 @@ def config_to_mapping(config: RetrainConfig) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
 
 
-_MAY_CHANGE = ("device", "workers", "cache_images", "bucket", "store")  # none touches the numbers
+_MAY_CHANGE = ("device", "workers", "cache_images", "bucket")  # none touches the numbers
 
 
 def merge_resumed(stored: RetrainConfig, asked: RetrainConfig) -> RetrainConfig:
     """The config of a resumed run: the stored one, with what may change taken from `asked`.
 
-    Only device, workers, cache_images, bucket and store may change, when asked for; `run` and
-    `resume` only say which run it is.
+    Only device, workers, cache_images and bucket may change, when asked for; `store` is where the
+    run was found, and `run` and `resume` only say which run it is.
 
     Raises:
         ConfigError: Any other field of `asked` is neither its default nor the stored value.
     """
-    default, changes, refused = RetrainConfig(), {}, []
+    default, refused = RetrainConfig(), []
+    changes: dict[str, Any] = {"store": asked.store}
     for key in (f.name for f in fields(RetrainConfig)):
         old, new = getattr(stored, key), getattr(asked, key)
-        if key in ("run", "resume") or new in (old, getattr(default, key)):
+        if key in ("run", "resume", "store") or new in (old, getattr(default, key)):
             continue
         if key in _MAY_CHANGE:
             changes[key] = new

@@ -203,7 +203,8 @@ def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> _Run:
     if config.cache_images:
         with progress_bar("caching pictures") as progress:
             trainer.cache_images(progress)
-    _draw_inputs(context, trainer, splits["train"], names)
+    if pointer is None:
+        _draw_inputs(context, trainer, splits["train"], names)
     log.info(
         "training on %s: %d pictures, %d validation pictures, %d classes",
         device,
@@ -228,7 +229,7 @@ def _draw_inputs(
     """labels.png and the first training batches, as the model will see them."""
     folder = context.scratch / "plots"
     files = [plot_labels(np.concatenate([r.labels for r in records]), names, folder / "labels.png")]
-    for number, keys in enumerate(trainer.loader.plan(0)[:_PLOTTED_BATCHES]):
+    for number, keys in enumerate(trainer.plan()[:_PLOTTED_BATCHES]):
         batch = trainer.loader.batch(keys)
         height, width = batch.images.shape[2:]
         targets = batch.targets.numpy()

@@ -23,7 +23,7 @@ from yolov5_core.model import Detector
 from yolov5_core.optimizer import apply_settings, build_optimizer, freeze
 from yolov5_core.randomness import generator
 from yolov5_core.results import ResultsRow, format_row
-from yolov5_core.samples import ImageReader, TrainingSamples
+from yolov5_core.samples import ImageReader, SampleKey, TrainingSamples
 from yolov5_core.schedule import ScheduleConfig, scaled_weight_decay, settings_at
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,10 @@ class Trainer:
         """Decodes both sets into memory; before the first epoch, so that workers share it."""
         for reader in (self.train_reader, self.val_reader):
             reader.cache(progress)
+
+    def plan(self) -> list[list[SampleKey]]:
+        """Keys of every sample of the next epoch, batch by batch."""
+        return self.loader.plan(self.epoch, self._image_weights())
 
     def train_epoch(self, progress: Callable[[EpochReport], None] = lambda _: None) -> EpochReport:
         """Trains one epoch.

@@ -27,12 +27,7 @@ def refusal(**values: object) -> str:
 
 def test_the_defaults_are_a_valid_run():
     config = RetrainConfig()
-    assert (config.data, config.epochs, config.image_size, config.store) == (
-        "sample",
-        100,
-        640,
-        "runs",
-    )
+    assert (config.data, config.epochs, config.image_size) == ("sample", 100, 640)
 
 
 def test_every_field_has_a_help_text_and_a_group():
@@ -236,6 +231,11 @@ def test_resuming_may_move_to_another_device_place_and_worker_count():
     )
     merged = merge_resumed(RetrainConfig(run="r", epochs=7), asked)
     assert merged == replace(asked, run="r", epochs=7, resume="")
+
+
+def test_a_run_that_was_copied_elsewhere_goes_on_where_it_was_found():
+    merged = merge_resumed(RetrainConfig(run="r", store="gs://old"), RetrainConfig(resume="r"))
+    assert merged.store == RetrainConfig().store
 
 
 def test_resuming_with_another_setting_is_refused_naming_every_one():

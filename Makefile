@@ -1,0 +1,78 @@
+# make run    train a detector on a drawn picture set, or on yours: make run DATA=pictures/data.yaml
+# make test   every test that needs no GPU and no cloud
+# make check  format, lint, types, architecture
+# make bench  the benchmarks (BENCH_DATA=path/to/data.yaml for the one on real pictures)
+# make lock   write the locks anew from pyproject.toml
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+DATA ?= sample
+STORE ?= store
+ifeq ($(DATA),sample)
+NAME ?= demo
+BUCKET ?= bucket
+EPOCHS ?= 60
+IMAGE_SIZE ?= 160
+else
+EPOCHS ?= 100
+IMAGE_SIZE ?= 640
+endif
+# anything else the command knows, as in ARGS="--cfg s --weights yolov5s.pt --device 0"
+ARGS ?=
+
+.PHONY: run test check bench lock clean
+
+run: $(VENV)/.runtime
+	$(BIN)/yolov5-retrain --data "$(DATA)" --store "$(STORE)" --epochs $(EPOCHS) \
+		--image-size $(IMAGE_SIZE) $(if $(NAME),--name "$(NAME)") \
+		$(if $(BUCKET),--bucket "$(BUCKET)") $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m "not gpu and not bench and not gcs"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+BENCH_DATA ?=
+bench: $(VENV)/.runtime
+	@test -n "$(BENCH_DATA)" || { echo "make bench: give BENCH_DATA=path/to/data.yaml"; exit 2; }
+	$(BIN)/python -m benchmarks.real_data --data "$(BENCH_DATA)"
+
+# Exact versions without their dependencies: the lock holds the whole closure, and a plain install
+# of torch on Linux would add gigabytes of CUDA packages. CUDA=1 asks for them.
+$(VENV)/.runtime: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), a minute or two ..."
+	$(PIP) install --no-deps -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+ifdef CUDA
+	$(PIP) install torch==2.13.0
+endif
+	@$(BIN)/python -c 'import torch' || { echo "this is torch's CUDA build, without its libraries:" \
+		"make run CUDA=1 installs them; on a machine without a GPU install torch's CPU build" \
+		"(see pytorch.org) into $(VENV) instead"; exit 1; }
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	$(PIP) install --no-deps -r requirements-dev.lock
+	@touch $@
+
+lock:
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet .
+	build/lock/bin/python -m pip freeze --all --exclude pip --exclude yolov5-retrain | \
+		sed 's/+cpu$$//' > requirements.lock
+	build/lock/bin/python -m pip install --quiet '.[dev]'
+	build/lock/bin/python -m pip freeze --all --exclude pip --exclude yolov5-retrain | \
+		sed 's/+cpu$$//' | grep -vxFf requirements.lock > requirements-dev.lock
+
+clean:
+	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
