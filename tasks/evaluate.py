@@ -7,14 +7,13 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
-from tasks.errors import retry_if_transient
 from tasks.prepare import load_manifest
 from tasks.progress import progress_bar
 from tasks.records import Artifact, Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import open_store
+from tasks.task_options import RETRIED
 from tasks.train import pick_device, train_config
 from yolov5_core import checkpoint
 from yolov5_core.dataset import Record
@@ -28,15 +27,7 @@ from yolov5_core.samples import ImageReader
 log = logging.getLogger(__name__)
 
 
-@task(
-    name="evaluate",
-    task_run_name="evaluate",
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=retry_if_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="evaluate", task_run_name="evaluate", **RETRIED)
 def evaluate_model(info: RunInfo, prepared: Prepared, trained: StageRecord) -> StageRecord:
     """The evaluate stage as a Prefect task, with the table of classes as an artifact."""
     record = evaluate_stage(info, prepared, trained)

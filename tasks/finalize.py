@@ -9,27 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
-from tasks.errors import retry_if_transient
 from tasks.records import Artifact, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import open_store
+from tasks.task_options import RETRIED
 from yolov5_core import checkpoint
 from yolov5_core.results import result_suffix
 
 log = logging.getLogger(__name__)
 
 
-@task(
-    name="finalize",
-    task_run_name="finalize",
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=retry_if_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="finalize", task_run_name="finalize", **RETRIED)
 def finalize_run(info: RunInfo, trained: StageRecord) -> StageRecord:
     """The finalize stage as a Prefect task."""
     return finalize_stage(info, trained)

@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
-from tasks.errors import retry_if_transient
 from tasks.prepare import load_manifest
 from tasks.records import Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import Store, open_store
+from tasks.task_options import RETRIED
 from yolov5_core.boxes import rectangular_batches
 from yolov5_core.dataset import Record
 from yolov5_core.evaluation import ImageDetections, load_evaluation
@@ -45,15 +44,7 @@ _SHOWN_WIDTH = 900  # pixels; Prefect drops the event of artifacts that get too 
 _STRIDE = 32
 
 
-@task(
-    name="plot",
-    task_run_name="plot",
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=retry_if_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="plot", task_run_name="plot", **RETRIED)
 def plot_run(
     info: RunInfo, prepared: Prepared, evaluated: StageRecord, finalized: StageRecord
 ) -> StageRecord:

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
-from tasks.errors import retry_if_transient
 from tasks.progress import progress_bar
 from tasks.records import SAMPLE, Prepared, RetrainConfig, StageRecord
 from tasks.stage import run_stage
 from tasks.store import Store, open_store
+from tasks.task_options import RETRIED
 from yolov5_core.data_yaml import DataSpec, list_images, read_data_yaml
 from yolov5_core.dataset import DataError, Record, Scan, require_labels, scan
 from yolov5_core.synthetic import draw_dataset
@@ -36,15 +35,7 @@ _SAMPLE_LARGEST = 640  # pixels; larger pictures take minutes to draw and show n
 _LISTED = 50  # rejections in the record and the UI; the manifest has all
 
 
-@task(
-    name="prepare",
-    task_run_name="prepare",
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=retry_if_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="prepare", task_run_name="prepare", **RETRIED)
 def prepare_data(run: str, config: RetrainConfig) -> Prepared:
     """The prepare stage of a run as a Prefect task, with its counts as artifacts."""
     prepared = prepare_stage(open_store(config.store), run, config)
@@ -70,7 +61,7 @@ def prepare_stage(store: Store, run: str, config: RetrainConfig) -> Prepared:
     size = min(config.image_size, _SAMPLE_LARGEST)
 
     def work(_context: object) -> Mapping[str, Any]:
-        data = draw_sample(store, size) if config.data == SAMPLE else Path(config.data)
+        data = draw_sample(store, size) if config.data == SAMPLE else Path(config.data).expanduser()
         return asdict(prepare(store, data, single_cls=config.single_cls))
 
     def still_good(record: StageRecord) -> bool:

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
 from tasks import checkpoints
-from tasks.errors import StoreError, retry_if_transient
+from tasks.errors import StoreError
 from tasks.prepare import load_manifest
 from tasks.progress import progress_bar
 from tasks.records import Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, code_version, run_stage
 from tasks.store import open_store
+from tasks.task_options import PLAIN, RETRIED
 from tasks.upload import publish_results
 from tasks.weights import fetch_weights, file_digest, first_model
 from yolov5_core import checkpoint
@@ -43,12 +43,6 @@ from yolov5_core.trainer import EpochReport, Trainer
 log = logging.getLogger(__name__)
 
 _PLOTTED_BATCHES = 3
-_RETRIES: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": [2, 10, 60],
-    "retry_condition_fn": retry_if_transient,
-}
-_PLAIN: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +257,7 @@ def _one_epoch(run: _Run) -> None:
         save_checkpoint.with_options(task_run_name=f"checkpoint {title}")(run, found, is_best)
 
 
-@task(name="train_epoch", **_PLAIN)
+@task(name="train_epoch", **PLAIN)
 def train_epoch(trainer: Trainer, epoch: int) -> EpochReport:
     """One epoch of training, with a progress bar on a terminal.
 
@@ -283,7 +277,7 @@ def train_epoch(trainer: Trainer, epoch: int) -> EpochReport:
         return trainer.train_epoch(advance)
 
 
-@task(name="evaluate_epoch", **_PLAIN)
+@task(name="evaluate_epoch", **PLAIN)
 def evaluate_epoch(trainer: Trainer) -> Evaluation:
     """The EMA model on the validation set."""
     with progress_bar("evaluating") as progress:
@@ -297,7 +291,7 @@ def evaluate_epoch(trainer: Trainer) -> Evaluation:
         return trainer.evaluate(advance)
 
 
-@task(name="record", **_RETRIES, **_PLAIN)
+@task(name="record", **RETRIED)
 def record(run: _Run) -> None:
     """Puts results.txt and the TensorBoard events into the store, results.txt into the bucket."""
     context, config = run.context, run.info.config
@@ -315,7 +309,7 @@ def record(run: _Run) -> None:
             log.warning("results not published this epoch: %s", error)
 
 
-@task(name="checkpoint", **_RETRIES, **_PLAIN)
+@task(name="checkpoint", **RETRIED)
 def save_checkpoint(run: _Run, found: Evaluation | None, is_best: bool) -> None:
     """Saves the complete state as last and, when best, as best."""
     trainer, context = run.trainer, run.context

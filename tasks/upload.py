@@ -8,25 +8,16 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
-from tasks.errors import retry_if_transient
 from tasks.records import Artifact, Published, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import Store, open_store
+from tasks.task_options import RETRIED
 
 log = logging.getLogger(__name__)
 
 
-@task(
-    name="upload",
-    task_run_name="upload",
-    retries=3,
-    retry_delay_seconds=[5, 30, 120],
-    retry_condition_fn=retry_if_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="upload", task_run_name="upload", **RETRIED)
 def upload_files(
     store: str, run: str, bucket: str, name: str, files: Sequence[Artifact]
 ) -> tuple[Published, ...]:

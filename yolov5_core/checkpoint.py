@@ -30,36 +30,56 @@ FORMAT = "yolov5-retrain checkpoint"
 VERSION = 1
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class CheckpointError(ValueError):
-    """A file that is no usable checkpoint of ours, or one that could not be written."""
+    """A file that is no usable checkpoint of ours."""
+
+
+class CheckpointWriteError(RuntimeError):
+    """A checkpoint that could not be written; its cause is the OSError, if that is why."""
 
 
 def save(payload: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint so that the file is either whole or not there.
 
     Raises:
-        CheckpointError: The disk is full or not writable; an older file at `path` is untouched.
+        CheckpointWriteError: The disk is full or not writable; an older file at `path` is
+            untouched.
     """
     content = {"format": FORMAT, "version": VERSION, **payload}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
-            torch.save(content, file)
+            torch.save(content, file.file)  # the file itself: no signal is handled amid its writes
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+    except (OSError, RuntimeError) as error:
+        raise _write_error(path, error) from _origin(error)
+    finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        why = "no space left on the disk" if full else str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: could not save the checkpoint: {why}; free some space or choose another "
-            "store, then resume the run: the last saved epoch is intact"
-        ) from error
+            temporary.unlink(missing_ok=True)  # gone already if all went well
+
+
+def _origin(error: OSError | RuntimeError) -> BaseException:
+    # torch answers a failed write with a RuntimeError of its own, about a position in the file
+    return error.__context__ if isinstance(error.__context__, OSError) else error
+
+
+def _write_error(path: Path, error: OSError | RuntimeError) -> CheckpointWriteError:
+    origin = _origin(error)
+    full = isinstance(origin, OSError) and origin.errno in _FULL
+    why = "no space left on the disk" if full else str(origin).splitlines()[0]
+    fix = "free some space" if full else "make the folder writable"
+    return CheckpointWriteError(
+        f"{path}: could not save the checkpoint: {why}; {fix} or choose another store, then "
+        "resume the run: the last saved epoch is intact"
+    )
 
 
 def _sync_folder(folder: Path) -> None:
@@ -74,25 +94,29 @@ def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint of ours to the CPU; nothing in the file is executed.
 
     Raises:
-        CheckpointError: Missing, truncated, not ours, or of a newer version.
+        CheckpointError: Missing, truncated, damaged, not ours, or of a newer version.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: not a checkpoint, or cut short: copy or train it again")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not compare checksums
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: damaged, or it holds more than tensors and plain values: {reason}"
         ) from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged, its part {damaged} was changed: copy it again")
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this program")
-    if payload["version"] > VERSION:
+    if payload.get("version") != VERSION:  # there was none before 1
         raise CheckpointError(
-            f"{path}: written by a newer version (format {payload['version']}, this program reads "
-            f"{VERSION}): update yolov5-retrain"
+            f"{path}: written by a newer version (format {payload.get('version')}, this program "
+            f"reads {VERSION}): update yolov5-retrain"
         )
     return payload
 
@@ -120,7 +144,8 @@ def strip(source: Path, target: Path) -> int:
         Size of the new file in bytes.
 
     Raises:
-        CheckpointError: The source is unusable or the target cannot be written.
+        CheckpointError: The source is unusable.
+        CheckpointWriteError: The target cannot be written.
 
     Source: design, Checkpoint; spec D.9.
     """

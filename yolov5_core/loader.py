@@ -8,7 +8,7 @@ import multiprocessing.util
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from yolov5_core.boxes import RectBatches, rectangular_batches
+from yolov5_core.dataset import DataError
 from yolov5_core.randomness import generator
 from yolov5_core.samples import (
     ImageReader,
@@ -25,6 +26,10 @@ from yolov5_core.samples import (
     ValidationSample,
     validation_sample,
 )
+
+
+class WorkerLostError(RuntimeError):
+    """A process that loads pictures died, most often for want of memory."""
 
 
 class Batch(NamedTuple):
@@ -79,7 +84,7 @@ class TrainingLoader:
             _TrainingData(samples),
             batch_sampler=self._plan,  # its items are keys, not numbers
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=_collate_or_error,
             pin_memory=pin,
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
@@ -103,9 +108,13 @@ class TrainingLoader:
             epoch: From 0.
             weights: (n,) chance of each image to be drawn, with replacement; None: each once.
             skip: Batches already trained.
+
+        Raises:
+            DataError: A picture changed or vanished since the data was prepared.
+            WorkerLostError: A worker died.
         """
         self._plan.batches = self.plan(epoch, weights)[skip:]
-        yield from self._loader
+        yield from _delivered(self._loader)
 
     def plan(self, epoch: int, weights: np.ndarray | None = None) -> list[list[SampleKey]]:
         """Keys of every sample of an epoch, batch by batch: a pure function of its arguments."""
@@ -134,6 +143,21 @@ class TrainingLoader:
         return _collate([(*self.samples[key], key.record) for key in keys])
 
 
+def _delivered(loader: "DataLoader[Any]") -> Iterator[Any]:
+    try:
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerLostError(
+            f"a process that loads pictures died ({str(error).splitlines()[0]}); resume the run, "
+            "with fewer workers or more memory"
+        ) from error
+
+
 def _start_worker(_: int) -> None:
     # Leave as soon as our own work is over: the process we were forked from may have registered
     # hooks that wait for threads which a fork does not have, and fail (Prefect does).
@@ -142,7 +166,16 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _collate(items: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
+def _collate_or_error(items: Sequence[_Item | DataError]) -> Batch | DataError:
+    good: list[_Item] = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        good.append(item)
+    return _collate(good)
+
+
+def _collate(items: Sequence[_Item]) -> Batch:
     images, labels, indices = zip(*items, strict=True)
     return Batch(_stack(images), _targets(labels), list(indices))
 
@@ -156,7 +189,7 @@ def _targets(labels: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(rows).astype(np.float32))
 
 
-class _ValidationData(Dataset[ValidationBatch]):
+class _ValidationData(Dataset[ValidationBatch | DataError]):
     """Its items are whole batches: a batch shares one canvas."""
 
     def __init__(self, reader: ImageReader, rect: RectBatches) -> None:
@@ -166,25 +199,40 @@ class _ValidationData(Dataset[ValidationBatch]):
     def __len__(self) -> int:
         return len(self.rect.shapes_hw)
 
-    def __getitem__(self, number: int) -> ValidationBatch:
+    def __getitem__(self, number: int) -> ValidationBatch | DataError:
         height, width = self.rect.shapes_hw[number].tolist()
         indices = self.rect.order[self.rect.batch_of_image == number].tolist()
-        samples = [validation_sample(self.reader, i, (height, width)) for i in indices]
+        try:
+            samples = [validation_sample(self.reader, i, (height, width)) for i in indices]
+        except DataError as error:
+            return error
         images = _stack([s.image for s in samples])
         return ValidationBatch(images, _targets([s.labels for s in samples]), samples)
 
 
-def validation_loader(
-    reader: ImageReader, *, batch_size: int, workers: int, stride: int, pin: bool
-) -> DataLoader[ValidationBatch]:
-    """Rectangular validation batches, half a stride of padding around (spec C.7)."""
-    shapes = np.array([(r.width, r.height) for r in reader.records])
-    rect = rectangular_batches(shapes, batch_size, reader.image_size, stride, 0.5)
-    return DataLoader(
-        _ValidationData(reader, rect),
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-    )
+class ValidationLoader:
+    """Rectangular validation batches, half a stride of padding around (spec C.7).
+
+    Iterating raises DataError and WorkerLostError like TrainingLoader.epoch.
+    """
+
+    def __init__(
+        self, reader: ImageReader, *, batch_size: int, workers: int, stride: int, pin: bool
+    ) -> None:
+        shapes = np.array([(r.width, r.height) for r in reader.records])
+        rect = rectangular_batches(shapes, batch_size, reader.image_size, stride, 0.5)
+        self._loader = DataLoader(
+            _ValidationData(reader, rect),
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin,
+            persistent_workers=workers > 0,
+            worker_init_fn=_start_worker,
+        )
+
+    def __len__(self) -> int:
+        """Batches of the set."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[ValidationBatch]:
+        return _delivered(self._loader)
