@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from tasks.errors import FAILURE, USAGE, exit_code
 from tasks.records import (
     LATEST,
+    STAGES,
     RetrainConfig,
     RunSummary,
     config_from_mapping,
@@ -48,6 +49,8 @@ examples:
       fine-tunes a public checkpoint, its first 10 layers kept
   yolov5-retrain --resume
       continues the newest interrupted run where it stopped
+  yolov5-retrain --only upload --run 20260101-020000_street
+      runs one stage of that run again
 
 data.yaml names the pictures; labels lie in labels/ beside images/, one .txt per picture with
 rows `class x y w h`, centre and size as fractions of the picture:
@@ -64,22 +67,30 @@ exit codes: 0 done; 2 a setting or the data is wrong, the message says what to c
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a retraining from the command line and returns the exit code."""
     try:
-        config, debug = parse(sys.argv[1:] if argv is None else argv)
+        command = parse(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         return _complain(error)
     try:
-        summary = _run(config, debug=debug)
+        text = _run(command)
     except KeyboardInterrupt:
         _say(sys.stderr, "yolov5-retrain: interrupted; --resume continues the run")
         return _INTERRUPTED
     except BaseException as error:  # noqa: BLE001  the edge: every error becomes a code and a line
         return _complain(error)
-    _say(sys.stdout, format_summary(summary))
+    _say(sys.stdout, text)
     return 0
 
 
-def parse(argv: Sequence[str]) -> tuple[RetrainConfig, bool]:
-    """The config and whether --debug was given; flags win over the --config file.
+class Command(NamedTuple):
+    """What the command line asks for."""
+
+    config: RetrainConfig
+    debug: bool  # show tracebacks
+    only: str  # the one stage to run, "" for all
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Reads the command line; flags win over the --config file.
 
     Raises:
         ConfigError: Unknown flags, values of a wrong kind, values that cannot work.
@@ -89,12 +100,16 @@ def parse(argv: Sequence[str]) -> tuple[RetrainConfig, bool]:
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]!r}{_nearest_flag(unknown[0])}")
     given = vars(flags)
-    debug = given.pop("debug")
+    debug, only = given.pop("debug"), given.pop("only")
     path = given.pop("config")
-    if path is None:
-        return config_from_mapping(given, "command line"), debug
-    settings = {**read_yaml_settings(path), **given}
-    return config_from_mapping(settings, f"{path} with the flags"), debug
+    where = "command line"
+    if path is not None:
+        given = {**read_yaml_settings(path), **given}
+        where = f"{path} with the flags"
+    config = config_from_mapping(given, where)
+    if only and not config.run:
+        raise ConfigError(f"--only {only}: give --run, the id of the run whose stage it is")
+    return Command(config, debug, only)
 
 
 def format_summary(summary: RunSummary) -> str:
@@ -136,6 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--debug", action="store_true", default=False, help="show the traceback of an error"
     )
+    parser.add_argument(
+        "--only",
+        choices=STAGES,
+        default="",
+        metavar="STAGE",
+        help=f"run one stage of the run --run again: {', '.join(STAGES)}",
+    )
     hints = get_type_hints(RetrainConfig)
     for group, title in _GROUPS.items():
         section = parser.add_argument_group(title)
@@ -171,7 +193,12 @@ def _options(setting: Field[Any], hint: Any) -> dict[str, Any]:
 
 
 def _nearest_flag(word: str) -> str:
-    known = ["--config", "--debug", *(_flag(setting.name) for setting in fields(RetrainConfig))]
+    known = [
+        "--config",
+        "--debug",
+        "--only",
+        *(_flag(setting.name) for setting in fields(RetrainConfig)),
+    ]
     close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
     return f"; did you mean {close[0]}?" if close else "; see yolov5-retrain --help"
 
@@ -193,7 +220,8 @@ class _OneLine(logging.Filter):
         return False
 
 
-def _run(config: RetrainConfig, *, debug: bool) -> RunSummary:
+def _run(command: Command) -> str:
+    """Does what was asked for and says where it is."""
     for key, value in {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # offline it only logs failures
         "DO_NOT_TRACK": "1",
@@ -203,12 +231,18 @@ def _run(config: RetrainConfig, *, debug: bool) -> RunSummary:
         "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",  # we log a line an epoch
     }.items():
         os.environ.setdefault(key, value)  # read when prefect is imported
-    from flows.retrain import retrain  # noqa: PLC0415  takes seconds; --help must not wait for it
+    # They take seconds to import, and --help must not wait for it.
+    from flows.retrain import retrain  # noqa: PLC0415
+    from flows.stages import STAGE_FLOWS  # noqa: PLC0415
 
-    if not debug:
+    if not command.debug:
         for handler in logging.getLogger().handlers:
             handler.addFilter(_OneLine(handler))
-    return retrain(config)
+    config, only = command.config, command.only
+    if not only:
+        return format_summary(retrain(config))
+    STAGE_FLOWS[only](config.store, config.run)
+    return f"stage {only} of run {config.run} is done"
 
 
 def _complain(error: BaseException) -> int:

@@ -1,22 +1,17 @@
 """One small flow per stage: what the nightly flow calls, and what a person calls to retry a stage.
 
 A stage finds all it needs under its run in the store: settings in run.json, what earlier stages
-left in their records. By hand:
-
-    python -m flows.stages plot --store store --run 20260101-020000_street
+left in their records. By hand: `yolov5-retrain --only plot --run RUN`.
 """
 
-import argparse
 import logging
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from prefect import flow
 
-from tasks.errors import USAGE, exit_code
-from tasks.records import Artifact, Prepared, Published, RunInfo, StageRecord
+from tasks.records import Artifact, Prepared, Published, RunInfo, StageRecord, prepared_from
 from tasks.run import load_run, save_run
 from tasks.stage import read_stage
 from tasks.store import open_store
@@ -77,7 +72,7 @@ def plot(store: str, run: str) -> StageRecord:
     return plot_run(_info(store, run), _prepared(store, run), evaluated, finalized)
 
 
-STAGES: dict[str, Callable[[str, str], Any]] = {
+STAGE_FLOWS: dict[str, Callable[[str, str], Any]] = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
@@ -109,26 +104,4 @@ def _record(store: str, run: str, stage: str) -> StageRecord:
 
 
 def _prepared(store: str, run: str) -> Prepared:
-    result = _record(store, run, "prepare").result
-    lists = {"names": tuple(result["names"]), "rejected": tuple(result["rejected"])}
-    return Prepared(**{**result, **lists})
-
-
-def main() -> int:
-    """Runs one stage of a run from the command line."""
-    parser = argparse.ArgumentParser(description="Runs one stage of a run again.")
-    parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--store", default="store", help="folder or URL (default: store)")
-    parser.add_argument("--run", required=True, help="run id")
-    arguments = parser.parse_args()
-    try:
-        STAGES[arguments.stage](arguments.store, arguments.run)
-    except Exception as error:  # noqa: BLE001  the edge: every error becomes a code and a line
-        code = exit_code(error)
-        sys.stderr.write(f"{arguments.stage}: error: {error}\n")
-        return code or USAGE
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return prepared_from(_record(store, run, "prepare").result)

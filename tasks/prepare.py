@@ -19,7 +19,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from tasks.progress import progress_bar
-from tasks.records import SAMPLE, Prepared, RetrainConfig, StageRecord
+from tasks.records import SAMPLE, Prepared, RetrainConfig, StageRecord, prepared_from
 from tasks.stage import run_stage
 from tasks.store import Store, open_store
 from tasks.task_options import RETRIED
@@ -70,9 +70,7 @@ def prepare_stage(store: Store, run: str, config: RetrainConfig) -> Prepared:
     inputs: dict[str, Any] = {"data": config.data, "single_cls": config.single_cls}
     if config.data == SAMPLE:
         inputs["image_size"] = size
-    result = run_stage(store, run, "prepare", inputs, work, still_good).result
-    lists = {"names": tuple(result["names"]), "rejected": tuple(result["rejected"])}
-    return Prepared(**{**result, **lists})
+    return prepared_from(run_stage(store, run, "prepare", inputs, work, still_good).result)
 
 
 def draw_sample(store: Store, image_size: int) -> Path:

@@ -15,6 +15,7 @@ import yaml
 from yolov5_core.config import ConfigError, IouKind, LrCurve, nearest, shipped_tables
 
 SAMPLE = "sample"  # the `data` value that draws pictures instead of reading them
+STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "plot")  # in their order
 LATEST = "latest"  # the `resume` value that takes the newest run of the store
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -335,6 +336,12 @@ class Prepared:
     names: tuple[str, ...]
     counts: Mapping[str, Mapping[str, int]]  # split: pictures, labels, background, left_out ...
     rejected: tuple[Mapping[str, str], ...]  # path, where, reason, action; the first of them
+
+
+def prepared_from(result: Mapping[str, Any]) -> Prepared:
+    """The record again, from the JSON of the prepare stage's result."""
+    lists = {"names": tuple(result["names"]), "rejected": tuple(result["rejected"])}
+    return Prepared(**{**result, **lists})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ import logging
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from tasks.errors import MissingObjectError
@@ -59,6 +60,7 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
         StoreError: The store failed.
     """
     store = open_store(config.store)
+    config = _with_whole_paths(config)
     if config.resume:
         return _resumed(store, config)
     run = config.run or f"{started.astimezone(UTC):%Y%m%d-%H%M%S}{config.name and '_'}{config.name}"
@@ -81,6 +83,22 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
             f"or continue it with resume={run}"
         )
     return known
+
+
+def _with_whole_paths(config: RetrainConfig) -> RetrainConfig:
+    """Local files by their whole paths, so that a run can be resumed from any folder."""
+
+    def whole(value: str) -> str:
+        path = Path(value).expanduser()
+        return str(path.absolute()) if value and path.is_file() else value
+
+    return replace(
+        config,
+        data=whole(config.data),
+        weights=whole(config.weights),
+        cfg=whole(config.cfg),
+        hyp=whole(config.hyp),
+    )
 
 
 def _resumed(store: Store, asked: RetrainConfig) -> RunInfo:

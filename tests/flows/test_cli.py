@@ -31,7 +31,7 @@ def refusal(*argv: str) -> str:
 
 
 def test_no_flags_are_the_defaults():
-    assert parse([]) == (RetrainConfig(), False)
+    assert parse([]) == (RetrainConfig(), False, "")
 
 
 def test_flags_become_fields():
@@ -39,7 +39,7 @@ def test_flags_become_fields():
     config = RetrainConfig(
         data="d/data.yaml", batch_size=8, rect=True, freeze=(0, 2), lr_curve="cosine"
     )
-    assert parse(argv.split()) == (config, True)
+    assert parse(argv.split()) == (config, True, "")
 
 
 def test_an_empty_text_is_the_default_so_that_make_can_pass_it_on():
@@ -54,7 +54,7 @@ def test_a_bare_resume_means_the_latest_run():
 def test_flags_win_over_the_file_and_a_switch_can_be_taken_back(tmp_path):
     path = tmp_path / "nightly.yaml"
     path.write_text("epochs: 300\nrect: true\nadam: true\nname: street\n")
-    config, _ = parse(["--config", str(path), "--epochs", "3", "--no-rect"])
+    config = parse(["--config", str(path), "--epochs", "3", "--no-rect"]).config
     assert config == RetrainConfig(epochs=3, adam=True, name="street")
 
 
