@@ -14,11 +14,13 @@ STORE ?= store
 ifeq ($(DATA),sample)
 NAME ?= demo
 BUCKET ?= bucket
-EPOCHS ?= 60
+EPOCHS ?= 70
 IMAGE_SIZE ?= 160
+HYP ?= quick
 else
 EPOCHS ?= 100
 IMAGE_SIZE ?= 640
+HYP ?= scratch-low
 endif
 # anything else the command knows, as in ARGS="--cfg s --weights yolov5s.pt --device 0"
 ARGS ?=
@@ -27,7 +29,7 @@ ARGS ?=
 
 run: $(VENV)/.runtime
 	$(BIN)/yolov5-retrain --data "$(DATA)" --store "$(STORE)" --epochs $(EPOCHS) \
-		--image-size $(IMAGE_SIZE) $(if $(NAME),--name "$(NAME)") \
+		--image-size $(IMAGE_SIZE) --hyp "$(HYP)" $(if $(NAME),--name "$(NAME)") \
 		$(if $(BUCKET),--bucket "$(BUCKET)") $(ARGS)
 
 test: $(VENV)/.dev

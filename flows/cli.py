@@ -8,13 +8,14 @@ import copy
 import difflib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
-from tasks.errors import FAILURE, USAGE, exit_code
+from tasks.errors import FAILURE, USAGE, TerminatedError, exit_code
 from tasks.records import (
     LATEST,
     STAGES,
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         return _complain(error)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         text = _run(command)
     except KeyboardInterrupt:
@@ -77,8 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BaseException as error:  # noqa: BLE001  the edge: every error becomes a code and a line
         return _complain(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     _say(sys.stdout, text)
     return 0
+
+
+def _stop(_number: int, _frame: object) -> NoReturn:
+    """On SIGTERM, also when Prefect hands the signal on after its flow has ended."""
+    raise TerminatedError("stopped by SIGTERM; saved epochs are kept, --resume continues the run")
 
 
 class Command(NamedTuple):

@@ -25,7 +25,8 @@ def prepare(store: str, run: str) -> Prepared:
 
     info = _info(store, run)
     prepared = prepare_data(run, info.config)
-    save_run(open_store(store), replace(info, data_digest=prepared.digest))
+    if prepared.digest != info.data_digest:
+        save_run(open_store(store), replace(info, data_digest=prepared.digest))
     return prepared
 
 
@@ -93,7 +94,8 @@ def _info(store: str, run: str) -> RunInfo:
     info = load_run(open_store(store), run)
     if info is None:
         raise ConfigError(f"run={run}: {open_store(store).shown} holds no such run")
-    return info
+    # The store is where the run was found: it may be a relative folder, or one that was moved.
+    return replace(info, config=replace(info.config, store=store))
 
 
 def _record(store: str, run: str, stage: str) -> StageRecord:

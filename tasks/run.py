@@ -43,6 +43,11 @@ def preflight(config: RetrainConfig) -> None:
                 f"image_size={config.image_size}: cfg={config.cfg} needs a multiple of {needed}, "
                 f"such as {near}"
             )
+    is_path = config.weights and "://" not in config.weights
+    if is_path and not Path(config.weights).expanduser().is_file():
+        raise ConfigError(
+            f"weights={config.weights}: no such file; give a path or URL of a .pt file"
+        )
     open_store(config.store).check_writable()
     if config.bucket:
         open_store(config.bucket).check_writable()
@@ -77,12 +82,12 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
     if known is None:
         save_run(store, info)
         return info
-    if known.config != config:
+    if replace(known.config, store=config.store) != config:  # the store is where it was found
         raise ConfigError(
             f"run={run}: this run exists in {store.shown} with other settings; choose another id, "
             f"or continue it with resume={run}"
         )
-    return known
+    return replace(known, config=config)
 
 
 def _with_whole_paths(config: RetrainConfig) -> RetrainConfig:

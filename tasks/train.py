@@ -34,6 +34,7 @@ from yolov5_core.config import ConfigError, TrainConfig, load_hyperparameters
 from yolov5_core.dataset import Record
 from yolov5_core.evaluation import Evaluation
 from yolov5_core.events import write_events
+from yolov5_core.model import Detector
 from yolov5_core.pictures import Boxes, draw_batch
 from yolov5_core.plots import plot_labels
 from yolov5_core.results import format_progress, format_row, header
@@ -157,7 +158,7 @@ def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[
         "best": asdict(pointer.best) if pointer.best else None,
         "best_epoch": trainer.best_epoch,
         "best_fitness": trainer.best_fitness,
-        "results": asdict(trainer.history[-1][0]),
+        "results": format_row(trainer.history[-1][0]).split(),  # as text: JSON has no NaN
         "epochs": epochs,
         "hours": hours,
     }
@@ -168,37 +169,27 @@ def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> _Run:
     config, training = info.config, train_config(info)
     device = pick_device(config.device)
     names, splits = load_manifest(context.store, prepared)
-    weights = fetch_weights(config.weights, context.scratch) if config.weights else None
     pointer = checkpoints.newest(context.store, context.run)
-    model = first_model(
-        cfg=config.cfg,
-        weights=weights,
-        num_classes=len(names),
-        hyp=training.hyp,
-        seed=config.seed,
-    )
-    _require_fitting_size(config.image_size, model.max_stride)
-    if not config.noautoanchor and pointer is None:
-        fit_anchors(model, splits["train"], config.image_size, training.hyp.anchor_t, config.seed)
-    elif isinstance(model.description.anchors, int) and pointer is None:
-        raise ConfigError("noautoanchor: this model's anchors are to be found from the data")
-    trainer = Trainer(training, model, splits["train"], splits["val"], device)
+    if pointer is None:
+        model, parent = _first_model(context, info, splits["train"], len(names))
+        trainer = Trainer(training, model, splits["train"], splits["val"], device)
+        _draw_inputs(context, trainer, splits["train"], names)
+    else:  # all it takes is in the checkpoint: the parent weights may be gone
+        state = checkpoint.load(context.fetch(pointer.last))
+        model, parent = checkpoint.build_detector(state, pointer.last.key), state["lineage"]
+        trainer = Trainer(training, model, splits["train"], splits["val"], device)
+        trainer.restore(state)
+        log.info("continuing after epoch %d from %s", pointer.epoch, pointer.last.key)
     lineage = {
         "run": info.run,
         "data": prepared.digest,
         "code": code_version(),
         "parent": config.weights,
-        "parent_sha256": file_digest(weights),
+        "parent_sha256": parent["parent_sha256"],
     }
-    if pointer is not None:
-        path = context.fetch(pointer.last)
-        trainer.restore(checkpoint.load(path))
-        log.info("continuing after epoch %d from %s", pointer.epoch, pointer.last.key)
     if config.cache_images:
         with progress_bar("caching pictures") as progress:
             trainer.cache_images(progress)
-    if pointer is None:
-        _draw_inputs(context, trainer, splits["train"], names)
     log.info(
         "training on %s: %d pictures, %d validation pictures, %d classes",
         device,
@@ -207,6 +198,23 @@ def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> _Run:
         len(names),
     )
     return _Run(context, info, names, trainer, lineage)
+
+
+def _first_model(
+    context: StageContext, info: RunInfo, records: tuple[Record, ...], num_classes: int
+) -> tuple[Detector, Mapping[str, str]]:
+    """The model of a run's first attempt, with anchors that fit, and its parent's digest."""
+    config, hyp = info.config, load_hyperparameters(info.config.hyp)
+    weights = fetch_weights(config.weights, context.scratch) if config.weights else None
+    model = first_model(
+        cfg=config.cfg, weights=weights, num_classes=num_classes, hyp=hyp, seed=config.seed
+    )
+    _require_fitting_size(config.image_size, model.max_stride)
+    if not config.noautoanchor:
+        fit_anchors(model, records, config.image_size, hyp.anchor_t, config.seed)
+    elif isinstance(model.description.anchors, int):
+        raise ConfigError("noautoanchor: this model's anchors are to be found from the data")
+    return model, {"parent_sha256": file_digest(weights)}
 
 
 def _require_fitting_size(image_size: int, stride: int) -> None:

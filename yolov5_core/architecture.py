@@ -1,5 +1,6 @@
 """Model descriptions as data: the ten variants, custom YAML, and their checks (spec A.2, A.3)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,8 +208,9 @@ def from_mapping(mapping: Any, where: str) -> ModelDescription:
             raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
     backbone = _rows(mapping["backbone"], f"{where}: backbone")
     head = _rows(mapping["head"], f"{where}: head")
-    if not head or head[-1].block != "Detect":
-        raise ConfigError(f"{where}: the last row of head must be Detect")
+    blocks = [row.block for row in (*backbone, *head)]
+    if not head or blocks[-1] != "Detect" or "Detect" in blocks[:-1]:
+        raise ConfigError(f"{where}: the last row of head, and no other, must be Detect")
     return ModelDescription(
         num_classes=_positive_int(mapping["nc"], f"{where}: nc"),
         depth_multiple=_positive(mapping["depth_multiple"], f"{where}: depth_multiple"),
@@ -276,6 +278,6 @@ def _positive_int(value: Any, where: str) -> int:
 
 
 def _positive(value: Any, where: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
-        raise ConfigError(f"{where}={value!r}: must be a number, 0 or more")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ConfigError(f"{where}={value!r}: must be a number above 0")
     return float(value)

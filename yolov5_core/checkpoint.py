@@ -13,10 +13,11 @@ A checkpoint is a dictionary of tensors and plain values:
 """
 
 import errno
+import io
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from yolov5_core.model import Detector
 FORMAT = "yolov5-retrain checkpoint"
 VERSION = 1
 
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -38,7 +38,7 @@ class CheckpointError(ValueError):
 
 
 class CheckpointWriteError(RuntimeError):
-    """A checkpoint that could not be written; its cause is the OSError, if that is why."""
+    """A checkpoint that could not be written; its cause, an OSError, says whether to try again."""
 
 
 def save(payload: Mapping[str, Any], path: Path) -> None:
@@ -48,38 +48,30 @@ def save(payload: Mapping[str, Any], path: Path) -> None:
         CheckpointWriteError: The disk is full or not writable; an older file at `path` is
             untouched.
     """
-    content = {"format": FORMAT, "version": VERSION, **payload}
-    temporary = None
+    # In memory first: torch answers a write that failed, or that a signal cut off, with an error
+    # of its own, which says neither "disk full" nor "terminated".
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **payload}, content)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            torch.save(content, file.file)  # the file itself: no signal is handled amid its writes
+        with temporary.open("wb") as file:
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        raise _write_error(path, error) from _origin(error)
+    except OSError as error:
+        full = error.errno in _FULL
+        why = "no space left on the disk" if full else str(error)
+        fix = "free some space" if full else "make the folder writable"
+        raise CheckpointWriteError(
+            f"{path}: could not save the checkpoint: {why}; {fix} or choose another store, then "
+            "resume the run: the last saved epoch is intact"
+        ) from error
     finally:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)  # gone already if all went well
-
-
-def _origin(error: OSError | RuntimeError) -> BaseException:
-    # torch answers a failed write with a RuntimeError of its own, about a position in the file
-    return error.__context__ if isinstance(error.__context__, OSError) else error
-
-
-def _write_error(path: Path, error: OSError | RuntimeError) -> CheckpointWriteError:
-    origin = _origin(error)
-    full = isinstance(origin, OSError) and origin.errno in _FULL
-    why = "no space left on the disk" if full else str(origin).splitlines()[0]
-    fix = "free some space" if full else "make the folder writable"
-    return CheckpointWriteError(
-        f"{path}: could not save the checkpoint: {why}; {fix} or choose another store, then "
-        "resume the run: the last saved epoch is intact"
-    )
 
 
 def _sync_folder(folder: Path) -> None:

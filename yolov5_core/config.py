@@ -1,6 +1,7 @@
 """The core's configuration: frozen records that are valid from construction (spec D)."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -109,7 +110,7 @@ class Hyperparameters:
             low, high = _RANGES.get(field.name, (0.0, float("inf")))
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(f"hyp {field.name}={value!r}: must be a number")
-            if not low <= value <= high:  # also false for NaN
+            if not (low <= value <= high and math.isfinite(value)):  # NaN fails too
                 raise ConfigError(f"hyp {field.name}={value}: must be within {low} and {high}")
 
     @property

@@ -48,12 +48,18 @@ class ValidationBatch(NamedTuple):
     samples: list[ValidationSample]
 
 
-class _TrainingData(Dataset[tuple[np.ndarray, np.ndarray, int]]):
+_Item = tuple[np.ndarray, np.ndarray, int]
+
+
+class _TrainingData(Dataset[_Item | DataError]):
     def __init__(self, samples: TrainingSamples) -> None:
         self.samples = samples
 
-    def __getitem__(self, key: SampleKey) -> tuple[np.ndarray, np.ndarray, int]:
-        return (*self.samples[key], key.record)
+    def __getitem__(self, key: SampleKey) -> _Item | DataError:
+        try:
+            return (*self.samples[key], key.record)
+        except DataError as error:
+            return error  # raised by _delivered: torch would bury its message in a traceback
 
 
 class _Plan:
@@ -210,18 +216,29 @@ class _ValidationData(Dataset[ValidationBatch | DataError]):
         return ValidationBatch(images, _targets([s.labels for s in samples]), samples)
 
 
-class ValidationLoader:
-    """Rectangular validation batches, half a stride of padding around (spec C.7).
+class ValidationBatches:
+    """A validation set in batches; iterating raises what TrainingLoader.epoch raises."""
 
-    Iterating raises DataError and WorkerLostError like TrainingLoader.epoch.
-    """
+    def __init__(self, loader: DataLoader[ValidationBatch | DataError]) -> None:
+        self._loader = loader
 
-    def __init__(
-        self, reader: ImageReader, *, batch_size: int, workers: int, stride: int, pin: bool
-    ) -> None:
-        shapes = np.array([(r.width, r.height) for r in reader.records])
-        rect = rectangular_batches(shapes, batch_size, reader.image_size, stride, 0.5)
-        self._loader = DataLoader(
+    def __len__(self) -> int:
+        """How many batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[ValidationBatch]:
+        """The batches, from the first on."""
+        return _delivered(self._loader)
+
+
+def validation_loader(
+    reader: ImageReader, *, batch_size: int, workers: int, stride: int, pin: bool
+) -> ValidationBatches:
+    """Rectangular validation batches, half a stride of padding around (spec C.7)."""
+    shapes = np.array([(r.width, r.height) for r in reader.records])
+    rect = rectangular_batches(shapes, batch_size, reader.image_size, stride, 0.5)
+    return ValidationBatches(
+        DataLoader(
             _ValidationData(reader, rect),
             batch_size=None,
             num_workers=workers,
@@ -229,10 +246,4 @@ class ValidationLoader:
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
         )
-
-    def __len__(self) -> int:
-        """Batches of the set."""
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[ValidationBatch]:
-        return _delivered(self._loader)
+    )

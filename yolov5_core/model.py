@@ -134,7 +134,7 @@ class _Builder:
             raise ConfigError(f"{where}: unknown block; known: {known}")
         try:
             return self._channel_layer(row, channels[0])
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
             raise ConfigError(f"{where}: arguments {list(row.args)} do not fit: {error}") from error
 
     def _channel_layer(self, row: LayerRow, channels_in: int) -> tuple[nn.Module, int, float]:
@@ -186,7 +186,7 @@ def parse_activation(text: str) -> nn.Module:
     Raises:
         ConfigError: An unknown name or form.
     """
-    match = re.fullmatch(r"(?:nn\.)?(\w+)(?:\(\s*([0-9.]*)\s*\))?", text.strip())
+    match = re.fullmatch(r"(?:nn\.)?(\w+)(?:\(\s*([0-9]*\.?[0-9]+)?\s*\))?", text.strip())
     if match is None or match[1] not in _ACTIVATIONS:
         raise ConfigError(f"activation={text!r}: known: {', '.join(_ACTIVATIONS)}")
     if not match[2]:

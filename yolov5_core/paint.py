@@ -56,13 +56,16 @@ def draw_clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
         )
 
 
-def paint_shape(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray) -> None:
+def paint_shape(
+    rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray, hue: int | None = None
+) -> None:
     """Lays one shaded, textured shape and its soft shadow over the canvas.
 
     Args:
         rng: Draws colour, texture and light.
         canvas: (H, W, 3) float32 BGR, painted into.
         mask: (H, W) float32 in [0, 1], the part of each pixel inside the shape.
+        hue: About which hue, [0, 180); None for any.
     """
     yx = np.argwhere(mask > 0.5)
     extent = int(np.ptp(yx, axis=0).max()) + 1
@@ -74,7 +77,7 @@ def paint_shape(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray) 
     inside = mask > 0.5
 
     ground = canvas[inside].mean(axis=0)
-    candidates = [_colour(rng) for _ in range(4)]
+    candidates = [_colour(rng, hue) for _ in range(4)]
     base = max(candidates, key=lambda colour: float(np.abs(colour - ground).sum()))
 
     pattern = rng.random()
@@ -123,10 +126,15 @@ def photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(picture, 0, 255)).astype(np.uint8)
 
 
-def _colour(rng: np.random.Generator) -> np.ndarray:
-    """(3,) float32 BGR in [0, 255]."""
-    hsv = np.array([[[rng.integers(180), rng.integers(30, 230), rng.integers(55, 245)]]], np.uint8)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
+def _colour(rng: np.random.Generator, hue: int | None = None) -> np.ndarray:
+    """(3,) float32 BGR in [0, 255], of any hue, or about the given one and not too pale."""
+    if hue is None:
+        hsv = (rng.integers(180), rng.integers(30, 230), rng.integers(55, 245))
+    else:
+        turned = (hue + rng.integers(-9, 10)) % 180
+        hsv = (turned, rng.integers(90, 230), rng.integers(90, 245))
+    pixel = np.array([[hsv]], np.uint8)
+    return cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
 
 
 def _cloud(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:

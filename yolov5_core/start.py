@@ -17,6 +17,8 @@ from yolov5_core.randomness import generator
 
 log = logging.getLogger(__name__)
 
+_FITS_NOTHING = 1e-6  # pixels
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParentWeights:
@@ -36,7 +38,8 @@ def new_detector(description: ModelDescription, seed: int) -> Detector:
 
 def with_anchor_count(description: ModelDescription, anchors: float) -> ModelDescription:
     """The description with the hyperparameter `anchors` (rounded) a level; 0 changes nothing."""
-    return replace(description, anchors=round(anchors)) if anchors else description
+    count = round(anchors)
+    return replace(description, anchors=count) if count else description
 
 
 def transferred(
@@ -72,10 +75,13 @@ def fit_anchors(
     """
     detect = model.detect
     stride = detect.stride.view(-1, 1, 1)
+    given = (detect.anchors.cpu() * stride).view(-1, 2).double().numpy()
+    if isinstance(model.description.anchors, int):  # placeholders, to be replaced whatever the data
+        given = np.full_like(given, _FITS_NOTHING)
     check = check_anchors(
         [(r.width, r.height) for r in records],
         [r.labels for r in records],
-        (detect.anchors.cpu() * stride).view(-1, 2).double().numpy(),
+        given,
         image_size,
         anchor_t,
         rng=generator(seed, "anchors"),

@@ -21,13 +21,15 @@ from yolov5_core.randomness import generator
 log = logging.getLogger(__name__)
 
 NAMES = ("disc", "square", "triangle", "star")
-SIZES = (0.15, 0.46)  # longest side of a shape's box / longest side of the picture
-MIN_INSIDE = 0.75  # part of a shape's area that lies in the picture
-MIN_VISIBLE = 0.55  # part of a shape (in the picture) that later shapes leave uncovered
+_HUES = (0, 110, 60, 25)  # red, blue, green, orange: what most shapes of a class look like
+_TYPICAL = 0.95  # of the shapes have about their class's hue, the others any: form matters too
+SIZES = (0.2, 0.5)  # longest side of a shape's box / longest side of the picture
+MIN_INSIDE = 0.8  # part of a shape's area that lies in the picture
+MIN_VISIBLE = 0.65  # part of a shape (in the picture) that later shapes leave uncovered
 
 # Validation pictures come from far beyond any training index: more training data changes none.
 _VAL_FIRST_INDEX = 10_000_000
-_DRAWING_VERSION = 1  # raise it when the same (seed, index) gives another picture
+_DRAWING_VERSION = 2  # raise it when the same (seed, index) gives another picture
 _MARKER = "synthetic.json"
 _HEADER = "# Drawn by yolov5_core.synthetic"
 _SUPERSAMPLING = 4  # sub-pixels per pixel side: edges are exact to a quarter pixel
@@ -136,8 +138,8 @@ def draw_scene(seed: int, index: int, image_size: int) -> Scene:
     canvas = background(rng, height, width)
     draw_clutter(rng, canvas)
     classes, masks, boxes = _place_shapes(rng, height, width)
-    for mask in masks:
-        paint_shape(rng, canvas, mask)
+    for kind, mask in zip(classes, masks, strict=True):
+        paint_shape(rng, canvas, mask, _HUES[kind] if rng.random() < _TYPICAL else None)
     return Scene(
         image_bgr=photograph(rng, canvas),
         labels=_labels(classes, boxes, height, width),

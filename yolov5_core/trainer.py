@@ -32,8 +32,8 @@ _GRADIENT_NORM = 10.0  # spec D.3
 _CHECK_EVERY = 50  # steps between looks at the loss on CUDA, where each look waits for the device
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number; the last saved epoch is intact."""
+class TrainingDivergedError(ValueError):
+    """The loss is no longer a number: settings or labels to correct; what was saved is intact."""
 
 
 @dataclass(frozen=True, slots=True)

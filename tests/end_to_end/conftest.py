@@ -2,14 +2,23 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.retrain import retrain
@@ -77,11 +86,11 @@ def tiny_arguments(data: Path, root: Path, *more: str) -> list[str]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
-    """Digest and time of change of everything below a folder, folders included."""
+    """Digest and time of change of everything below a folder, folders and links included."""
     return {
         str(path.relative_to(folder)): (
-            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder",
-            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file",
+            path.lstat().st_mtime_ns,
         )
         for path in folder.rglob("*")
     }
@@ -120,10 +129,12 @@ def draw_tiny(folder: Path, *, train: int = TRAIN, val: int = VAL, seed: int = 0
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """The URL of a Prefect server that lives as long as the test session."""
-    from prefect.settings import PREFECT_API_URL  # noqa: PLC0415  read inside the harness
-
-    with prefect_test_harness(server_startup_timeout=120):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # waiting threads hold up a busy machine; the tensors are tiny
+    no_heartbeats = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # their thread ends a second late
+    with temporary_settings(no_heartbeats), prefect_test_harness(server_startup_timeout=120):
         yield str(PREFECT_API_URL.value())
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -141,14 +152,45 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(
-    prefect_api: str, data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> FinishedRun:
+def finished(prefect_api: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The whole flow, once: three epochs, published under the name `street`."""
     del prefect_api
     root = tmp_path_factory.mktemp("finished")
     return run_flow(
         data, tiny_config(data, root, name="street", bucket=str(root / "bucket"), epochs=3)
+    )
+
+
+@pytest.fixture
+def copied(finished: FinishedRun, tmp_path: Path) -> FinishedRun:
+    """The finished run in a store of its own, to spoil."""
+    store = tmp_path / "store"
+    shutil.copytree(finished.config.store, store)
+    folder = store / "runs" / finished.id
+    return replace(finished, config=replace(finished.config, store=str(store)), folder=folder)
+
+
+def subprocess_environment(prefect_api: str) -> dict[str, str]:
+    """For a command in a process of its own that gives the same bytes as this process."""
+    return {
+        **os.environ,
+        "PREFECT_API_URL": prefect_api,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+
+def run_command(
+    prefect_api: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs yolov5-retrain in a process of its own."""
+    return subprocess.run(  # noqa: S603  our own words
+        [sys.executable, "-m", "flows.cli", *arguments],
+        env={**subprocess_environment(prefect_api), **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 

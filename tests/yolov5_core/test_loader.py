@@ -1,0 +1,207 @@
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from yolov5_core.config import AugmentConfig
+from yolov5_core.dataset import DataError, Record
+from yolov5_core.loader import (
+    Batch,
+    TrainingLoader,
+    ValidationBatch,
+    WorkerLostError,
+    validation_loader,
+)
+from yolov5_core.samples import ImageReader, SampleKey, TrainingSamples
+
+Data = tuple[tuple[Record, ...], tuple[Record, ...]]
+
+
+def training_loader(
+    records: tuple[Record, ...], *, workers: int = 0, batch_size: int = 5, mosaic: bool = True
+) -> TrainingLoader:
+    """Mosaics of 64 pixels, or single pictures of 128 in rectangles."""
+    reader = ImageReader(records, 64 if mosaic else 128, augmenting=True)
+    samples = TrainingSamples(reader, AugmentConfig(), seed=0, mosaic=mosaic)
+    return TrainingLoader(samples, batch_size=batch_size, workers=workers, stride=32, pin=False)
+
+
+def content(batches: Iterable[Batch]) -> list[tuple[bytes, bytes, list[int]]]:
+    return [(b.images.numpy().tobytes(), b.targets.numpy().tobytes(), b.indices) for b in batches]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_any_number_of_workers_gives_the_same_batches(tiny_data: Data, workers: int):
+    alone = training_loader(tiny_data[0])
+    helped = training_loader(tiny_data[0], workers=workers)
+    for epoch in range(2):
+        assert content(helped.epoch(epoch)) == content(alone.epoch(epoch))
+
+
+def test_every_picture_comes_once_an_epoch_in_an_order_of_its_own(tiny_data: Data):
+    loader = training_loader(tiny_data[0])
+    orders = [[i for b in loader.epoch(epoch) for i in b.indices] for epoch in range(2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(12))
+    assert orders[0] != orders[1]
+
+
+def test_the_last_batch_may_be_smaller_and_counts(tiny_data: Data):
+    loader = training_loader(tiny_data[0])
+    sizes = [len(batch.images) for batch in loader.epoch(0)]
+    assert sizes == [5, 5, 2]
+    assert len(loader) == 3
+
+
+def test_a_batch_is_never_larger_than_the_set(tiny_data: Data):
+    loader = training_loader(tiny_data[0][:3], batch_size=16)
+    assert [len(batch.images) for batch in loader.epoch(0)] == [3]
+
+
+def test_targets_carry_the_number_of_their_picture_in_the_batch(tiny_data: Data):
+    loader = training_loader(tiny_data[0], mosaic=False)
+    batch = next(iter(loader.epoch(0)))
+    assert batch.images.dtype == torch.uint8
+    assert batch.targets.dtype == torch.float32
+    counts = Counter(batch.targets[:, 0].int().tolist())
+    for place, record in enumerate(batch.indices):
+        assert counts[place] <= len(tiny_data[0][record].labels)
+    assert set(counts) <= set(range(5))
+
+
+def test_pictures_without_any_label_make_a_batch_without_targets(tiny_data: Data):
+    empty = tuple(r for r in tiny_data[0] if not len(r.labels))
+    batch = next(iter(training_loader(empty).epoch(0)))
+    assert batch.targets.shape == (0, 6)
+
+
+def test_the_rest_of_an_epoch_is_what_the_whole_epoch_would_have_gone_on_with(tiny_data: Data):
+    loader = training_loader(tiny_data[0])
+    assert content(loader.epoch(3, skip=1)) == content(loader.epoch(3))[1:]
+
+
+def test_a_batch_made_at_once_is_the_one_training_will_see(tiny_data: Data):
+    loader = training_loader(tiny_data[0])
+    assert content([loader.batch(loader.plan(0)[1])]) == content(loader.epoch(0))[1:2]
+
+
+def test_weights_draw_pictures_again_with_other_augmentation(tiny_data: Data):
+    loader = training_loader(tiny_data[0])
+    weights = np.zeros(12)
+    weights[[2, 7]] = (3, 1)
+    keys = [key for batch in loader.plan(0, weights) for key in batch]
+    assert len(keys) == 12
+    assert Counter(k.record for k in keys).keys() == {2, 7}
+    assert len(set(keys)) == 12  # each repeat is numbered
+    images = {loader.samples[key][0].tobytes() for key in keys}
+    assert len(images) == 12
+
+
+def test_weights_are_chances(tiny_data: Data):
+    loader = training_loader(tiny_data[0])
+    weights = np.ones(12)
+    weights[0] = 11
+    drawn = [k.record for epoch in range(100) for b in loader.plan(epoch, weights) for k in b]
+    assert drawn.count(0) / len(drawn) == pytest.approx(0.5, abs=0.05)
+
+
+def test_rectangular_batches_share_a_canvas_and_keep_like_shapes_together(tiny_data: Data):
+    loader = training_loader(tiny_data[0], mosaic=False, batch_size=3)
+    plan = loader.plan(0)
+    assert loader.plan(1) == [[k._replace(epoch=1) for k in batch] for batch in plan]
+    shapes = [{(k.height, k.width) for k in batch} for batch in plan]
+    assert all(len(shape) == 1 for shape in shapes)
+    assert any(shape != {(128, 128)} for shape in shapes)
+    assert all(side % 32 == 0 for ((h, w),) in shapes for side in (h, w))
+    aspects = [
+        tiny_data[0][k.record].height / tiny_data[0][k.record].width for b in plan for k in b
+    ]
+    assert aspects == sorted(aspects)
+    for batch, ((height, width),) in zip(loader.epoch(0), shapes, strict=True):
+        assert batch.images.shape[2:] == (height, width)
+
+
+def test_a_plan_is_plain_keys(tiny_data: Data):
+    first = training_loader(tiny_data[0]).plan(7)[0][0]
+    assert isinstance(first, SampleKey)
+    assert (first.epoch, first.repeat, first.height, first.width) == (7, 0, 64, 64)
+
+
+# ---- validation ------------------------------------------------------------------------------
+
+
+def seen(batches: Iterable[ValidationBatch]) -> list[tuple[bytes, bytes, list[int]]]:
+    return [
+        (b.images.numpy().tobytes(), b.targets.numpy().tobytes(), [s.index for s in b.samples])
+        for b in batches
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_validation_sees_every_picture_once_each_time(tiny_data: Data, workers: int):
+    reader = ImageReader(tiny_data[1], 64, augmenting=False)
+    alone, loader = (
+        validation_loader(reader, batch_size=3, workers=count, stride=32, pin=False)
+        for count in (0, workers)
+    )
+    assert len(loader) == 2
+    first = seen(loader)
+    assert first == seen(loader) == seen(alone)
+    assert sorted(i for _, _, indices in first for i in indices) == [0, 1, 2, 3]
+
+
+def test_a_validation_canvas_is_half_a_stride_larger_rounded_up(tiny_data: Data):
+    reader = ImageReader(tiny_data[1], 64, augmenting=False)
+    for batch in validation_loader(reader, batch_size=4, workers=0, stride=32, pin=False):
+        assert batch.images.shape[2:] == (96, 96)  # ceil(64 / 32 + 0.5) * 32
+        assert len(batch.samples) == 4
+
+
+# ---- faults ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_records(tmp_path: Path) -> tuple[Record, ...]:
+    """Three pictures that a test may damage."""
+    records = []
+    for number in range(3):
+        path = tmp_path / f"picture{number}.png"
+        assert cv2.imwrite(str(path), np.full((64, 64, 3), number, np.uint8))
+        labels, segments = np.zeros((0, 5), np.float32), ()
+        records.append(Record(path=path, width=64, height=64, labels=labels, segments=segments))
+    return tuple(records)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_vanished_picture_is_one_sentence_from_any_process(
+    own_records: tuple[Record, ...], workers: int
+):
+    own_records[1].path.unlink()
+    training = training_loader(own_records, workers=workers)
+    reader = ImageReader(own_records, 64, augmenting=False)
+    validation = validation_loader(reader, batch_size=2, workers=workers, stride=32, pin=False)
+    for batches in (training.epoch(0), validation):
+        with pytest.raises(DataError, match=r"picture1\.png") as caught:
+            list(batches)
+        assert "Traceback" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+class Killer(ImageReader):
+    """Takes its process with it, as the kernel does when memory runs out."""
+
+    def read(self, index: int) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+def test_a_lost_worker_is_told_from_a_bug(own_records: tuple[Record, ...]):
+    reader = Killer(own_records, 64, augmenting=False)
+    loader = validation_loader(reader, batch_size=2, workers=1, stride=32, pin=False)
+    with pytest.raises(WorkerLostError, match="resume the run, with fewer workers"):
+        list(loader)
