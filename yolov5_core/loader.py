@@ -153,7 +153,7 @@ def _delivered(loader: "DataLoader[Any]") -> Iterator[Any]:
     try:
         for batch in loader:
             if isinstance(batch, DataError):
-                raise batch
+                raise DataError(str(batch))  # a new one: `batch` would hold itself by its traceback
             yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):

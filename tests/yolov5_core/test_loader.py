@@ -186,10 +186,18 @@ def test_a_vanished_picture_is_one_sentence_from_any_process(
     reader = ImageReader(own_records, 64, augmenting=False)
     validation = validation_loader(reader, batch_size=2, workers=workers, stride=32, pin=False)
     for batches in (training.epoch(0), validation):
-        with pytest.raises(DataError, match=r"picture1\.png") as caught:
-            list(batches)
-        assert "Traceback" not in str(caught.value)
-        assert "\n" not in str(caught.value)
+        said = error_of(batches)
+        assert said.startswith(f"{own_records[1].path}: ")
+        assert "\n" not in said  # no traceback of another process
+
+
+def error_of(batches: Iterable[Batch] | Iterable[ValidationBatch]) -> str:
+    # not pytest.raises: it keeps the loader in a cycle, and garbage collection stops workers slowly
+    try:
+        list(batches)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 class Killer(ImageReader):
