@@ -8,6 +8,7 @@ from torch import Tensor
 from yolov5_core.config import IouKind
 
 _EPS = 1e-7
+_SMALLEST = 1e-9  # a side: extreme logits give boxes of size 0, and 0 / 0 would be a NaN loss
 
 
 def paired_iou(predicted: Tensor, target: Tensor, kind: IouKind) -> Tensor:
@@ -38,7 +39,8 @@ def paired_iou(predicted: Tensor, target: Tensor, kind: IouKind) -> Tensor:
         return iou - (hull - union) / hull
     diagonal = hull_w**2 + hull_h**2 + _EPS
     distance = (px - tx) ** 2 + (py - ty) ** 2
-    v = (4 / math.pi**2) * (torch.atan(tw / th) - torch.atan(pw / ph)) ** 2
+    aspect = pw.clamp(min=_SMALLEST) / ph.clamp(min=_SMALLEST)
+    v = (4 / math.pi**2) * (torch.atan(tw / th) - torch.atan(aspect)) ** 2
     with torch.no_grad():  # alpha weighs the aspect term and carries no gradient
         alpha = v / (1 - iou + v + _EPS)
     return iou - distance / diagonal - alpha * v

@@ -77,3 +77,14 @@ def test_the_weight_of_the_aspect_term_carries_no_gradient():
     slope = (with_fixed_alpha(1 + 1e-6) - with_fixed_alpha(1 - 1e-6)) / 2e-6
     assert predicted.grad is not None
     assert predicted.grad[0, 3].item() == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0)])
+def test_a_predicted_box_without_area_gives_a_finite_value_and_gradient(kind: IouKind, size):
+    predicted = torch.tensor([[0.0, 0.0, *size]], requires_grad=True)
+    value = paired_iou(predicted, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), kind)
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert predicted.grad is not None
+    assert predicted.grad.isfinite().all()
