@@ -14,7 +14,8 @@ FAILURE = 1  # a bug, or something nobody foresaw
 
 _OUR_PACKAGES = ("yolov5_core", "tasks", "flows")
 # Named, not imported: this module must load without torch, Prefect and gcsfs.
-_TRANSIENT_NAMES = ("OutOfMemoryError", "TerminationSignal")  # torch; Prefect's SIGTERM
+# torch; Prefect's SIGTERM; our loader's, when a worker process died
+_TRANSIENT_NAMES = ("OutOfMemoryError", "TerminationSignal", "WorkerLostError")
 # Object stores raise their own kinds, some straight from Exception.
 _BACKENDS = ("gcsfs", "google", "aiohttp", "requests", "urllib3", "botocore", "azure", "fsspec")
 
