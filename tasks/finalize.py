@@ -6,6 +6,7 @@ resumed.
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -47,10 +48,9 @@ def finalize_stage(info: RunInfo, trained: StageRecord) -> StageRecord:
     }
 
     def work(context: StageContext) -> Mapping[str, Any]:
-        weights = [
-            _stripped(context, source, f"{kind}{suffix}.pt") for kind, source in sources.items()
-        ]
-        last = checkpoint.load(context.fetch(sources["last"]))
+        local = {kind: context.fetch(source) for kind, source in sources.items()}
+        weights = [_stripped(context, path, f"{kind}{suffix}.pt") for kind, path in local.items()]
+        last = checkpoint.load(local["last"])
         results = context.scratch / f"results{suffix}.txt"
         results.write_text(last["training_results"], "ascii")
         context.publish(results, results.name)
@@ -59,9 +59,9 @@ def finalize_stage(info: RunInfo, trained: StageRecord) -> StageRecord:
     return run_stage(open_store(info.config.store), info.run, "finalize", inputs, work)
 
 
-def _stripped(context: StageContext, source: Artifact, name: str) -> str:
+def _stripped(context: StageContext, source: Path, name: str) -> str:
     local = context.scratch / name
-    size = checkpoint.strip(context.fetch(source), local)
+    size = checkpoint.strip(source, local)
     checkpoint.build_detector(checkpoint.load(local), name)  # what is shipped must load
     log.info("optimizer stripped from %s, %.1f MB", name, size / 1e6)
     context.publish(local, f"weights/{name}")

@@ -43,14 +43,23 @@ def preflight(config: RetrainConfig) -> None:
                 f"image_size={config.image_size}: cfg={config.cfg} needs a multiple of {needed}, "
                 f"such as {near}"
             )
-    is_path = config.weights and "://" not in config.weights
-    if is_path and not Path(config.weights).expanduser().is_file():
-        raise ConfigError(
-            f"weights={config.weights}: no such file; give a path or URL of a .pt file"
-        )
+    if config.weights and "://" not in config.weights:
+        local_weights(config.weights)
     open_store(config.store).check_writable()
     if config.bucket:
         open_store(config.bucket).check_writable()
+
+
+def local_weights(weights: str) -> Path:
+    """The file that a setting `weights` names, which is no URL.
+
+    Raises:
+        ConfigError: No such file.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"weights={weights}: no such file; give a path or URL of a .pt file")
+    return path
 
 
 def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:

@@ -291,7 +291,7 @@ class Store:
             yield
         except (StoreError, FileExistsError):
             raise
-        except Exception as error:
+        except Exception as error:  # backends raise kinds of their own; what is no fault goes on
             fault = explain_fault(error, f"cannot {action} {self.url(key)}")
             if fault is None:
                 raise  # a bug of ours keeps its name

@@ -3,10 +3,11 @@
 import hashlib
 from pathlib import Path
 
+from tasks.run import local_weights
 from tasks.store import open_store
 from yolov5_core.architecture import describe, from_mapping
 from yolov5_core.checkpoint import load
-from yolov5_core.config import ConfigError, Hyperparameters
+from yolov5_core.config import Hyperparameters
 from yolov5_core.foreign import is_public_checkpoint, read_public_checkpoint
 from yolov5_core.model import Detector
 from yolov5_core.start import ParentWeights, new_detector, transferred, with_anchor_count
@@ -24,10 +25,7 @@ def fetch_weights(weights: str, scratch: Path) -> Path:
     if "://" in weights:
         folder, _, name = weights.rpartition("/")
         return open_store(folder).get_file(name, scratch / "parent" / name)
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"weights={weights}: no such file; give a path or URL of a .pt file")
-    return path
+    return local_weights(weights)
 
 
 def read_parent(path: Path) -> ParentWeights:
