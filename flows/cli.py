@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from tasks.errors import FAILURE, USAGE, TerminatedError, exit_code
-from tasks.records import (
+from tasks.records import STAGES, RunSummary
+from tasks.settings import (
     LATEST,
-    STAGES,
     RetrainConfig,
-    RunSummary,
     config_from_mapping,
     read_yaml_settings,
+    with_current_names,
 )
 from yolov5_core.config import ConfigError
 
@@ -113,7 +113,7 @@ def parse(argv: Sequence[str]) -> Command:
     path = given.pop("config")
     where = "command line"
     if path is not None:
-        given = {**read_yaml_settings(path), **given}
+        given = {**with_current_names(read_yaml_settings(path), str(path)), **given}
         where = f"{path} with the flags"
     config = config_from_mapping(given, where)
     if only and not config.run:
@@ -173,6 +173,13 @@ def _parser() -> argparse.ArgumentParser:
         for setting in fields(RetrainConfig):
             if setting.metadata["group"] == group:
                 section.add_argument(_flag(setting.name), **_options(setting, hints[setting.name]))
+    parser.add_argument(  # what it was called before there were three
+        "--adam",
+        dest="optimizer",
+        action="store_const",
+        const="adam",
+        help=argparse.SUPPRESS,
+    )
     for name in (name for name, hint in hints.items() if hint is bool):
         parser.add_argument(
             f"--no-{_flag(name)[2:]}", dest=name, action="store_false", help=argparse.SUPPRESS
@@ -197,7 +204,8 @@ def _options(setting: Field[Any], hint: Any) -> dict[str, Any]:
         return options | {"type": int, "nargs": "+", "metavar": "K"}
     if setting.name == "resume":
         return options | {"nargs": "?", "const": LATEST, "metavar": "RUN"}
-    metavar = "N" if hint is int else setting.name.upper().rsplit("_", maxsplit=1)[-1]
+    plain = {int: "N", float: "SHARE"}
+    metavar = plain[hint] if hint in plain else setting.name.upper().rsplit("_", maxsplit=1)[-1]
     return options | {"type": hint, "metavar": metavar}
 
 

@@ -7,8 +7,9 @@ from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
 
 from flows import stages
-from tasks.records import Published, RetrainConfig, RunInfo, RunSummary, StageRecord
+from tasks.records import Published, RunInfo, RunSummary, StageRecord
 from tasks.run import begin_run, preflight
+from tasks.settings import RetrainConfig
 from tasks.stage import run_key
 from tasks.store import open_store
 

@@ -1,7 +1,7 @@
 """A run's checkpoints in the store: immutable objects and one pointer log.
 
-An entry of the log names the newest state and the best one, so both move in one write. Objects
-that neither the newest entry nor the one before it names are removed.
+An entry of the log names the newest state, the best one and those kept for good, so all move in one
+write. Objects that neither the newest entry nor the one before it names are removed.
 """
 
 import logging
@@ -24,6 +24,17 @@ class Pointer:
     last: Artifact
     best: Artifact | None  # None while no best epoch was saved
     best_fitness: float
+    kept: tuple[Artifact, ...] = ()  # weights/epoch<E>.pt, in the order they were made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """What a checkpoint is to its run."""
+
+    epoch: int  # from 0
+    is_best: bool  # then it becomes the best one too
+    best_fitness: float  # so far
+    is_kept: bool = False  # then it stays as weights/epoch<E>.pt too
 
 
 def newest(store: Store, run: str) -> Pointer | None:
@@ -32,27 +43,33 @@ def newest(store: Store, run: str) -> Pointer | None:
     return None if entry is None else _parse(entry[1])
 
 
-def commit(
-    store: Store, run: str, local: Path, *, epoch: int, is_best: bool, best_fitness: float
-) -> Pointer:
+def commit(store: Store, run: str, local: Path, saved: Saved) -> Pointer:
     """Stores a checkpoint and points the log at it; safe to repeat.
 
     Args:
         store: Where the run lives.
         run: Run id.
         local: The checkpoint file.
-        epoch: Its epoch, from 0.
-        is_best: Whether it becomes the best one too.
-        best_fitness: Best fitness so far.
+        saved: What it is.
 
     Raises:
         StoreError: It could not be stored; the log is as before.
     """
     before = newest(store, run)
     count = len(store.keys(_folder(run)))  # a name no earlier attempt has used
-    last = store.put_file(local, f"{_folder(run)}/epoch-{epoch:04d}-{count:06d}.pt")
-    best = last if is_best else before and before.best
-    pointer = Pointer(epoch=epoch, last=last, best=best or None, best_fitness=best_fitness)
+    last = store.put_file(local, f"{_folder(run)}/epoch-{saved.epoch:04d}-{count:06d}.pt")
+    best = last if saved.is_best else before and before.best
+    kept = before.kept if before else ()
+    if saved.is_kept:
+        key = run_key(run, f"weights/epoch{saved.epoch}.pt")
+        kept = (*(a for a in kept if a.key != key), store.put_file(local, key))
+    pointer = Pointer(
+        epoch=saved.epoch,
+        last=last,
+        best=best or None,
+        best_fitness=saved.best_fitness,
+        kept=kept,
+    )
     store.append_pointer(_log(run), asdict(pointer))
     _prune(store, run, [pointer, before])
     return pointer
@@ -75,4 +92,5 @@ def _log(run: str) -> str:
 
 def _parse(doc: dict[str, Any]) -> Pointer:
     best = Artifact(**doc["best"]) if doc["best"] else None
-    return Pointer(**{**doc, "last": Artifact(**doc["last"]), "best": best})
+    kept = tuple(Artifact(**each) for each in doc.get("kept", ()))  # earlier versions kept none
+    return Pointer(**{**doc, "last": Artifact(**doc["last"]), "best": best, "kept": kept})

@@ -2,13 +2,13 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from tasks.prepare import load_manifest
+from tasks.datasets import open_dataset
 from tasks.progress import progress_bar
 from tasks.records import Artifact, Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
@@ -16,12 +16,16 @@ from tasks.store import open_store
 from tasks.task_options import RETRIED
 from tasks.train import pick_device, train_config
 from yolov5_core import checkpoint
+from yolov5_core.config import TrainConfig
 from yolov5_core.dataset import Record
-from yolov5_core.evaluate import evaluate
+from yolov5_core.evaluate import evaluate, evaluate_augmented
 from yolov5_core.evaluation import Evaluation, save_evaluation
+from yolov5_core.evaluation_report import evaluation_report, more_tables
 from yolov5_core.loader import validation_loader
 from yolov5_core.loss import DetectionLoss
 from yolov5_core.metrics import table_rows
+from yolov5_core.model import Detector
+from yolov5_core.predictions import category_ids, image_ids, save_predictions
 from yolov5_core.samples import ImageReader
 
 log = logging.getLogger(__name__)
@@ -31,10 +35,18 @@ log = logging.getLogger(__name__)
 def evaluate_model(info: RunInfo, prepared: Prepared, trained: StageRecord) -> StageRecord:
     """The evaluate stage as a Prefect task, with the table of classes as an artifact."""
     record = evaluate_stage(info, prepared, trained)
+    epoch = f"epoch {record.result['epoch']}"
+    if info.config.test_time_augmentation:
+        epoch += ", with test-time augmentation"
     create_table_artifact(
         list(record.result["classes"]),
         key="metrics",
-        description=f"Validation metrics of epoch {record.result['epoch']}",
+        description=f"Validation metrics of {epoch}; COCO AP is that of pycocotools",
+    )
+    create_table_artifact(
+        list(record.result["sizes"]),
+        key="metrics-by-size",
+        description=f"Small (to 32 x 32 pixels), medium and large (from 96 x 96) objects, {epoch}",
     )
     return record
 
@@ -46,41 +58,61 @@ def evaluate_stage(info: RunInfo, prepared: Prepared, trained: StageRecord) -> S
         CheckpointError, DataError, StoreError: Checkpoint, data or store are not what they were.
     """
     source = Artifact(**(trained.result["best"] or trained.result["last"]))
-    inputs = {"checkpoint": source.sha256, "data": prepared.digest}
+    inputs = {
+        "checkpoint": source.sha256,
+        "data": {"digest": prepared.digest, "single_cls": info.config.single_cls},
+        "test_time_augmentation": info.config.test_time_augmentation,
+    }
 
     def work(context: StageContext) -> Mapping[str, Any]:
-        names, splits = load_manifest(context.store, prepared)
+        with progress_bar("fetching data") as progress:
+            data = open_dataset(
+                context.store,
+                prepared,
+                single_class=info.config.single_cls,
+                splits=("val",),
+                progress=progress,
+            )
+        names, splits = data.names, data.splits
         payload = checkpoint.load(context.fetch(source))
         found = evaluate_checkpoint(payload, source.key, splits["val"], info)
-        for line in table_rows(found.metrics, names, len(splits["val"])):
-            log.info("%s", line)
-        context.publish(
-            save_evaluation(found, context.scratch / "evaluation.npz"), "evaluation/evaluation.npz"
-        )
-        result = {"epoch": payload["epoch"], **_result(found, names, len(splits["val"]))}
-        text = context.scratch / "evaluation.json"
-        text.write_text(json.dumps(result, indent=1), "utf-8")
-        context.publish(text, "evaluation/evaluation.json")
-        return result
+        pictures = [record.name for record in splits["val"]]
+        return _publish(context, found, names, pictures, payload["epoch"])
 
     return run_stage(open_store(info.config.store), info.run, "evaluate", inputs, work)
 
 
+def _publish(
+    context: StageContext,
+    found: Evaluation,
+    names: Sequence[str],
+    pictures: Sequence[str],
+    epoch: int,
+) -> Mapping[str, Any]:
+    """Stores arrays, detections and report of an evaluation; returns the report's main part."""
+    folder = context.scratch
+    report = {"epoch": epoch, **evaluation_report(found, names, pictures)}
+    for line in (*table_rows(found.metrics, names, len(pictures)), *more_tables(report)):
+        log.info("%s", line)
+    text = folder / "evaluation.json"
+    text.write_text(json.dumps(report, indent=1, allow_nan=False), "utf-8")
+    detections = folder / "predictions.json"
+    save_predictions(found.images, image_ids(pictures), category_ids(names), detections)
+    for path in (save_evaluation(found, folder / "evaluation.npz"), detections, text):
+        context.publish(path, f"evaluation/{path.name}")
+    return {key: value for key, value in report.items() if key != "confusion"}  # it may be large
+
+
 def evaluate_checkpoint(
-    payload: Mapping[str, Any], where: str, records: tuple[Record, ...], info: RunInfo
+    payload: Mapping[str, Any], where: str, records: Sequence[Record], info: RunInfo
 ) -> Evaluation:
-    """Evaluates the model of a checkpoint on records, at the run's image size."""
+    """Evaluates the model of a checkpoint on records, at the run's image size.
+
+    With test-time augmentation the losses are NaN.
+    """
     device = pick_device(info.config.device)
     training = train_config(info)
     model = checkpoint.build_detector(payload, where).to(device)
-    detect = model.detect
-    gains = training.hyp.loss_config(
-        num_levels=detect.nl,
-        num_classes=detect.nc,
-        image_size=training.image_size,
-        iou=training.iou,
-    )
-    loss = DetectionLoss(detect.anchors, detect.stride, detect.nc, gains)
     batches = validation_loader(
         ImageReader(records, training.image_size, augmenting=False),
         batch_size=2 * training.batch_size,
@@ -96,38 +128,17 @@ def evaluate_checkpoint(
             done += images
             progress(done, len(records))
 
-        return evaluate(model, batches, loss, device, advance)
+        if info.config.test_time_augmentation:
+            return evaluate_augmented(model, batches, device, advance)
+        return evaluate(model, batches, _loss(model, training), device, advance)
 
 
-def _result(found: Evaluation, names: tuple[str, ...], images: int) -> dict[str, Any]:
-    m = found.metrics
-    rows = [
-        {
-            "class": "all",
-            "images": images,
-            "labels": int(m.labels_per_class.sum()),
-            "P": round(m.mean_precision, 4),
-            "R": round(m.mean_recall, 4),
-            "mAP50": round(m.map50, 4),
-            "mAP50-95": round(m.map50_95, 4),
-        }
-    ]
-    rows += [
-        {
-            "class": names[cls],
-            "images": images,
-            "labels": int(m.labels_per_class[i]),
-            "P": round(float(m.precision[i]), 4),
-            "R": round(float(m.recall[i]), 4),
-            "mAP50": round(float(m.ap50[i]), 4),
-            "mAP50-95": round(float(m.ap[i].mean()), 4),
-        }
-        for i, cls in enumerate(m.classes)
-    ]
-    metrics = {
-        "precision": m.mean_precision,
-        "recall": m.mean_recall,
-        "map50": m.map50,
-        "map50_95": m.map50_95,
-    }
-    return {"metrics": metrics, "classes": rows}
+def _loss(model: Detector, training: TrainConfig) -> DetectionLoss:
+    detect = model.detect
+    gains = training.hyp.loss_config(
+        num_levels=detect.nl,
+        num_classes=detect.nc,
+        image_size=training.image_size,
+        iou=training.iou,
+    )
+    return DetectionLoss(detect.anchors, detect.stride, detect.nc, gains)

@@ -6,7 +6,7 @@ No torch: this stage can run again on any small machine, and gives the same byte
 import base64
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -14,15 +14,15 @@ import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from tasks.prepare import load_manifest
+from tasks.datasets import open_dataset
+from tasks.progress import progress_bar
 from tasks.records import Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import Store, open_store
 from tasks.task_options import RETRIED
 from yolov5_core.boxes import rectangular_batches
-from yolov5_core.dataset import Record
 from yolov5_core.evaluation import ImageDetections, load_evaluation
-from yolov5_core.pictures import Boxes, draw_batch
+from yolov5_core.pictures import Boxes, Mark, draw_batch
 from yolov5_core.plots import (
     plot_confusion,
     plot_f1_curve,
@@ -33,15 +33,28 @@ from yolov5_core.plots import (
 )
 from yolov5_core.results import parse_results
 from yolov5_core.samples import ImageReader, ValidationSample, validation_sample
+from yolov5_core.worst import ImageErrors, worst_images
 
 log = logging.getLogger(__name__)
 
 _BATCHES = 3  # of the validation set, as labels and as predictions
 _BATCH_PICTURES = 16
 _SHOWN_CONFIDENCE = 0.25  # of predictions drawn, spec E.8
-_SHOWN = ("results.png", "val_batch0_pred.jpg", "confusion_matrix.png", "PR_curve.png")
-_SHOWN_WIDTH = 900  # pixels; Prefect drops the event of artifacts that get too large
+_SHOWN = {  # in the gallery, and what there is to say of them
+    "results.png": "",
+    "val_batch0_pred.jpg": "",
+    "worst.jpg": "The most harmful errors above confidence 0.25 at IoU 0.5.",
+    "confusion_matrix.png": "",
+    "PR_curve.png": "",
+}
+# Prefect drops the event of an artifact above half a megabyte: of these widths (pixels) and JPEG
+# qualities the first is taken that keeps a picture below its share.
+_SHOWN_AS = ((900, 80), (800, 70), (700, 60), (600, 50), (450, 50))
+_SHOWN_BYTES = 75_000
 _STRIDE = 32
+_CORRECT = Mark(colour=(46, 174, 79), meaning="correct", tagged=False)  # most boxes are
+_FALSE = Mark(colour=(255, 159, 28), meaning="false detection")
+_MISSED = Mark(colour=(230, 57, 70), meaning="missed label")
 
 
 @task(name="plot", task_run_name="plot", **RETRIED)
@@ -52,7 +65,7 @@ def plot_run(
     record = plot_stage(info, prepared, evaluated, finalized)
     store = open_store(info.config.store)
     create_markdown_artifact(
-        _gallery(store, info.run, record), key="plots", description=f"Pictures of run {info.run}"
+        gallery(store, info.run, record), key="plots", description=f"Pictures of run {info.run}"
     )
     return record
 
@@ -60,7 +73,7 @@ def plot_run(
 def plot_stage(
     info: RunInfo, prepared: Prepared, evaluated: StageRecord, finalized: StageRecord
 ) -> StageRecord:
-    """Draws results.png, the curves, the confusion matrix and the validation batches.
+    """Draws results.png, the curves, the confusion matrix, validation batches, worst pictures.
 
     Raises:
         ResultsError, DataError, StoreError: Results, data or store are not what they were.
@@ -77,7 +90,15 @@ def plot_stage(
 
     def work(context: StageContext) -> Mapping[str, Any]:
         folder = context.scratch / "plots"
-        names, splits = load_manifest(context.store, prepared)
+        with progress_bar("fetching data") as progress:
+            data = open_dataset(
+                context.store,
+                prepared,
+                single_class=info.config.single_cls,
+                splits=("val",),
+                progress=progress,
+            )
+        names, splits = data.names, data.splits
         results = context.fetch(sources[context.key(finalized.result["results"])])
         rows = parse_results(results.read_text("ascii"))
         found = load_evaluation(context.fetch(sources[context.key("evaluation/evaluation.npz")]))
@@ -91,6 +112,7 @@ def plot_stage(
         ]
         reader = ImageReader(splits["val"], info.config.image_size, augmenting=False)
         files += _draw_validation(reader, found.images, names, folder)
+        files += _draw_worst(reader, worst_images(found.images), names, folder)
         for path in files:
             context.publish(path, f"plots/{path.name}")
         return {"plots": [path.name for path in files]}
@@ -104,11 +126,9 @@ def _draw_validation(
     files = []
     for number in range(min(_BATCHES, -(-len(images) // _BATCH_PICTURES))):
         batch = images[number * _BATCH_PICTURES : (number + 1) * _BATCH_PICTURES]
-        records = [reader.records[image.index] for image in batch]
-        canvas_hw = _canvas(records, reader.image_size)
-        samples = [validation_sample(reader, image.index, canvas_hw) for image in batch]
+        samples = _samples(reader, [image.index for image in batch])
         pictures = np.stack([sample.image for sample in samples])
-        titles = [record.path.name for record in records]
+        titles = [_file_name(reader, image.index) for image in batch]
         labels = [
             Boxes(xyxy=_on_canvas(i.labels[:, 1:], s), classes=i.labels[:, 0])
             for i, s in zip(batch, samples, strict=True)
@@ -120,11 +140,49 @@ def _draw_validation(
     return files
 
 
-def _canvas(records: Sequence[Record], image_size: int) -> tuple[int, int]:
+def _draw_worst(
+    reader: ImageReader, worst: Sequence[ImageErrors], names: Sequence[str], folder: Path
+) -> list[Path]:
+    """The pictures with the most harmful errors in one grid; no file without errors."""
+    if not worst:
+        return []
+    samples = _samples(reader, [errors.index for errors in worst])
+    pictures = np.stack([sample.image for sample in samples])
+    boxes = [_marked(errors, sample) for errors, sample in zip(worst, samples, strict=True)]
+    titles = [
+        f"{len(e.missed)} missed, {len(e.false)} false  {_file_name(reader, e.index)}"
+        for e in worst
+    ]
+    return [draw_batch(pictures, boxes, titles, names, folder / "worst.jpg")]
+
+
+def _marked(errors: ImageErrors, sample: ValidationSample) -> Boxes:
+    """Errors last, so that they lie on top."""
+    found = np.concatenate((errors.correct, errors.false))
+    xyxy = np.concatenate((found[:, :4], errors.missed[:, 1:]))
+    return Boxes(
+        xyxy=_on_canvas(xyxy, sample),
+        classes=np.concatenate((found[:, 5], errors.missed[:, 0])),
+        scores=np.concatenate((found[:, 4], np.full(len(errors.missed), np.nan))),
+        marks=[
+            *[_CORRECT] * len(errors.correct),
+            *[_FALSE] * len(errors.false),
+            *[_MISSED] * len(errors.missed),
+        ],
+    )
+
+
+def _samples(reader: ImageReader, indices: Sequence[int]) -> list[ValidationSample]:
+    """The pictures of these records on one canvas that holds them all."""
+    records = [reader.records[index] for index in indices]
     shapes = np.array([(r.width, r.height) for r in records])
-    rect = rectangular_batches(shapes, len(records), image_size, _STRIDE, 0.0)
+    rect = rectangular_batches(shapes, len(records), reader.image_size, _STRIDE, 0.0)
     height, width = rect.shapes_hw[0].tolist()
-    return height, width
+    return [validation_sample(reader, index, (height, width)) for index in indices]
+
+
+def _file_name(reader: ImageReader, index: int) -> str:
+    return PurePosixPath(reader.records[index].name).name
 
 
 def _shown_predictions(image: ImageDetections, sample: ValidationSample) -> Boxes:
@@ -137,13 +195,14 @@ def _on_canvas(boxes: np.ndarray, sample: ValidationSample) -> np.ndarray:
     return boxes * gain + np.tile(np.array(pad), 2)
 
 
-def _gallery(store: Store, run: str, record: StageRecord) -> str:
+def gallery(store: Store, run: str, record: StageRecord) -> str:
     """Markdown with the main pictures inside it: works offline and for private buckets."""
     parts = [f"## Run {run}", f"All pictures: `{store.url(f'runs/{run}/plots')}`"]
     for output in record.outputs:
         name = output.key.rsplit("/", 1)[1]
         if name in _SHOWN:
-            parts.append(f"**{name}**\n\n![{name}]({_data_uri(store.read_bytes(output.key))})")
+            picture = f"![{name}]({_data_uri(store.read_bytes(output.key))})"
+            parts += [f"**{name}** {_SHOWN[name]}".rstrip(), picture]
     return "\n\n".join(parts)
 
 
@@ -151,9 +210,10 @@ def _data_uri(picture: bytes) -> str:
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError("a picture this program drew cannot be decoded")
-    height, width = image.shape[:2]
-    if width > _SHOWN_WIDTH:
-        size = (_SHOWN_WIDTH, round(height * _SHOWN_WIDTH / width))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    for width, quality in _SHOWN_AS:
+        scale = min(1.0, width / image.shape[1])
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if data.nbytes < _SHOWN_BYTES:
+            break
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"

@@ -1,76 +1,108 @@
-"""Prepare stage: checks every picture and label once and writes the data set's manifest.
+"""Prepare stage: the run's data set checked, packed and named, its report, and its gates.
 
-The manifest is named by a digest of all that training reads, so the same data is the same object
-wherever it lies; image paths in it are relative to a root that the Prepared record carries.
+What it makes is in the store before the gates are asked: a stop costs no work, and tonight's report
+says what to correct.
 """
 
-import hashlib
 import json
 import logging
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prefect import task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
+from tasks.datasets import cache_folder, open_dataset
+from tasks.known import accept, last_accepted
+from tasks.packing import Packed, pack
 from tasks.progress import progress_bar
-from tasks.records import SAMPLE, Prepared, RetrainConfig, StageRecord, prepared_from
-from tasks.stage import run_stage
+from tasks.records import Prepared, prepared_from
+from tasks.settings import SAMPLE, RetrainConfig
+from tasks.stage import StageContext, run_stage
 from tasks.store import Store, open_store
 from tasks.task_options import RETRIED
-from yolov5_core.data_yaml import DataSpec, list_images, read_data_yaml
-from yolov5_core.dataset import DataError, Record, Scan, require_labels, scan
+from yolov5_core.data_report import data_report, verdict
+from yolov5_core.data_yaml import whole_path
+from yolov5_core.dataset import DataError
+from yolov5_core.index import SPLITS
+from yolov5_core.report_html import report_html
+from yolov5_core.report_markdown import report_markdown
+from yolov5_core.report_samples import sample_pictures
 from yolov5_core.synthetic import draw_dataset
 
 log = logging.getLogger(__name__)
 
 SAMPLE_TRAIN, SAMPLE_VAL = 480, 120  # pictures
+REPORT = "data/report.html"  # of a run
 _SAMPLE_SEED = 0  # the run's seed varies the training, not the data
 _SAMPLE_LARGEST = 640  # pixels; larger pictures take minutes to draw and show nothing more
-_LISTED = 50  # rejections in the record and the UI; the manifest has all
+_LISTED = 50  # faults in the record and the UI; the report has all
+_GATES = ("max_rejected", "max_leakage", "max_drift")
+
+Progress = Callable[[int, int], None]
 
 
 @task(name="prepare", task_run_name="prepare", **RETRIED)
 def prepare_data(run: str, config: RetrainConfig) -> Prepared:
-    """The prepare stage of a run as a Prefect task, with its counts as artifacts."""
-    prepared = prepare_stage(open_store(config.store), run, config)
+    """The prepare stage of a run as a Prefect task, with its report as artifacts."""
+    store = open_store(config.store)
+    shown = create_progress_artifact(0.0, key="preparing", description="Pictures checked")
+    percent = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal percent
+        if (now := 100 * done // max(total, 1)) >= percent + 5 or now == 100:
+            percent = now
+            update_progress_artifact(shown, float(percent))  # type: ignore[arg-type]
+
+    try:
+        prepared = prepare_stage(store, run, config, advance)
+    finally:
+        text = store.exists(_report_key(run, "md")) and store.read_bytes(_report_key(run, "md"))
+        if text:
+            create_markdown_artifact(
+                text.decode(), key="data-report", description=f"Data of run {run}"
+            )
     counts = [{"split": split, **row} for split, row in prepared.counts.items()]
     create_table_artifact(counts, key="data-set", description=f"Data set {prepared.digest[:12]}")
-    if prepared.rejected:
-        left_out = sum(row["left_out"] for row in prepared.counts.values())
-        create_table_artifact(
-            [dict(rejection) for rejection in prepared.rejected],
-            key="left-out-pictures",
-            description=f"{len(prepared.rejected)} of {left_out} pictures left out, and why",
-        )
     return prepared
 
 
-def prepare_stage(store: Store, run: str, config: RetrainConfig) -> Prepared:
+def prepare_stage(
+    store: Store, run: str, config: RetrainConfig, progress: Progress = lambda *_: None
+) -> Prepared:
     """Prepares the data of a run, once.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: The data cannot be used, or a gate stops the run.
         StoreError: The store failed.
     """
     size = min(config.image_size, _SAMPLE_LARGEST)
+    gates = {gate: float(getattr(config, gate)) for gate in _GATES}
 
-    def work(_context: object) -> Mapping[str, Any]:
-        data = draw_sample(store, size) if config.data == SAMPLE else Path(config.data).expanduser()
-        return asdict(prepare(store, data, single_cls=config.single_cls))
+    def work(context: StageContext) -> Mapping[str, Any]:
+        data = str(draw_sample(store, size)) if config.data == SAMPLE else config.data
+        with progress_bar("checking pictures") as bar:
 
-    def still_good(record: StageRecord) -> bool:
-        return Path(record.result["root"]).is_dir()
+            def advance(done: int, total: int) -> None:
+                bar(done, total)
+                progress(done, total)
 
-    inputs: dict[str, Any] = {"data": config.data, "single_cls": config.single_cls}
+            packed = pack(store, data, advance)
+        return asdict(_report(context, data, packed, gates))
+
+    inputs: dict[str, Any] = {"data": config.data, "gates": gates}
     if config.data == SAMPLE:
         inputs["image_size"] = size
-    return prepared_from(run_stage(store, run, "prepare", inputs, work, still_good).result)
+    return prepared_from(run_stage(store, run, "prepare", inputs, work).result)
 
 
 def draw_sample(store: Store, image_size: int) -> Path:
@@ -79,8 +111,7 @@ def draw_sample(store: Store, image_size: int) -> Path:
     Returns:
         The path of its data.yaml.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolov5-retrain"
-    folder = (store.folder or cache) / SAMPLE / f"{image_size}px"
+    folder = (store.folder or cache_folder()) / SAMPLE / f"{image_size}px"
     with progress_bar("drawing pictures") as progress:
         return draw_dataset(
             folder,
@@ -92,158 +123,97 @@ def draw_sample(store: Store, image_size: int) -> Path:
         )
 
 
-def prepare(store: Store, data: Path, *, single_cls: bool) -> Prepared:
-    """Checks a data set and writes its manifest; the data set itself is only read.
-
-    Args:
-        store: Gets `datasets/<digest>/manifest.json`.
-        data: The data.yaml.
-        single_cls: All classes become one.
-
-    Raises:
-        DataError: The data cannot be used, or a split has no labels.
-        StoreError: The manifest could not be written.
-    """
-    spec = read_data_yaml(data)
-    sources = {"train": spec.train, "val": spec.val}
-    scans = {split: _scan(spec, split, paths, single_cls) for split, paths in sources.items()}
-    names = ("item",) if single_cls and len(spec.names) > 1 else spec.names
-    splits = {split: _rows(spec.root, result.records) for split, result in scans.items()}
-    digest = data_digest(names, splits)
-    rejections = [
-        {k: v.replace(f"{spec.root}/", "") for k, v in asdict(r).items()}
-        for result in scans.values()
-        for r in result.rejections
-    ]
-    counts = {split: _count(result) for split, result in scans.items()}
-    messages = [
-        m.replace(f"{spec.root}/", "") for result in scans.values() for m in result.messages
-    ]
-    report = {"counts": counts, "rejections": rejections, "messages": messages}
-    manifest = {"version": 1, "names": names, "report": report, "splits": splits}
-    store.claim(json.dumps(manifest, ensure_ascii=False).encode(), _manifest_key(digest))
-    for split, row in counts.items():
-        log.info("%s: %s", split, ", ".join(f"{n} {what}" for what, n in row.items()))
-    if rejections:
-        log.warning("left out %d pictures, the first: %s", len(rejections), rejections[0])
-    return Prepared(
-        digest=digest,
-        root=str(spec.root),
+def _report(
+    context: StageContext, data: str, packed: Packed, gates: Mapping[str, float]
+) -> Prepared:
+    """Writes the data report, then lets the gates decide."""
+    store, source, names = context.store, whole_path(data), packed.sources.names
+    accepted = last_accepted(store, source)
+    report = data_report(
+        index=packed.index,
+        class_names=names,
+        faults=packed.faults,
+        checked=len(packed.sources.items),
+        previous=accepted["profile"] if accepted else None,
+        new_rows=packed.new_rows,
+        removed=packed.removed,
+        thresholds=gates,
+        source=source,
+        understood=packed.sources.understood,
+    )
+    counts = _counts(packed)
+    prepared = Prepared(
+        digest=packed.digest,
         names=names,
         counts=counts,
-        rejected=tuple(rejections[:_LISTED]),
+        rejected=tuple(
+            {**asdict(fault), "effect": fault.effect, "action": fault.action}
+            for fault in packed.faults[:_LISTED]
+        ),
+        report=context.key(REPORT),
+        verdict=verdict(report)[0],
     )
+    _publish_report(context, report, prepared)
+    for split, row in counts.items():
+        log.info("%s: %s", split, ", ".join(f"{n} {what}" for what, n in row.items()))
+    kinds = Counter(fault.kind for fault in packed.faults)
+    if kinds:
+        log.warning(
+            "%d faults (%s), all of them in %s",
+            len(packed.faults),
+            ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()),
+            store.url(context.key(REPORT)),
+        )
+    decision, message = verdict(report)
+    if decision == "stop":
+        raise DataError(f"{message}\nthe report is {store.url(context.key(REPORT))}")
+    if decision == "warn":
+        log.warning("%s", message)
+    accept(
+        store,
+        source,
+        {"run": context.run, "digest": packed.digest, "profile": report["profile"]},
+    )
+    return prepared
 
 
-def load_manifest(
-    store: Store, prepared: Prepared
-) -> tuple[tuple[str, ...], dict[str, tuple[Record, ...]]]:
-    """Class names and the records of the splits, as they were when prepared.
-
-    Raises:
-        DataError: A picture is gone or has another size.
-        StoreError: The manifest cannot be read.
-    """
-    manifest = store.read_json(_manifest_key(prepared.digest))
-    root = Path(prepared.root)
-    lost = [
-        str(root / row["image"])
-        for rows in manifest["splits"].values()
-        for row in rows
-        if not _has_size(root / row["image"], row["size"])
+def _publish_report(context: StageContext, report: Mapping[str, Any], prepared: Prepared) -> None:
+    dataset = open_dataset(context.store, prepared)
+    records = [dataset.splits[split] for split in SPLITS]
+    samples = [
+        sample for split in records for sample in sample_pictures(split, prepared.names, seed=0)
     ]
-    if lost:
-        raise DataError(
-            f"{len(lost)} pictures are gone or changed since they were prepared, the first "
-            f"{lost[0]}; put them back, or start a new run, which prepares the data again"
-        )
-    splits = {
-        split: tuple(_record(root, row) for row in rows)
-        for split, rows in manifest["splits"].items()
+    texts = {
+        "html": report_html(report, samples),
+        "json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False),
+        "md": report_markdown(report),
     }
-    return tuple(manifest["names"]), splits
+    for suffix, text in texts.items():
+        path = context.scratch / f"report.{suffix}"
+        path.write_text(text, "utf-8")
+        context.publish(path, f"data/report.{suffix}")
 
 
-def data_digest(names: Sequence[str], splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Sha256 over class names, and path, content and labels of each picture in order of paths."""
-    digest = hashlib.sha256(json.dumps(list(names)).encode())
-    for split in sorted(splits):
-        digest.update(f"\n{split}".encode())
-        for row in sorted(splits[split], key=lambda row: str(row["image"])):
-            parts = [row[key] for key in ("image", "sha256", "labels", "segments")]
-            digest.update(b"\n" + json.dumps(parts).encode())
-    return digest.hexdigest()
+def _report_key(run: str, suffix: str) -> str:
+    return f"runs/{run}/data/report.{suffix}"
 
 
-def _scan(spec: DataSpec, split: str, sources: Sequence[Path], single_cls: bool) -> Scan:
-    with progress_bar(f"checking {split}") as progress:
-        result = scan(
-            list_images(sources),
-            len(spec.names),
-            single_class=single_cls,
-            progress=progress,
-            workers=os.cpu_count() or 1,
-        )
-    require_labels(result, split)
-    return result
-
-
-def _rows(root: Path, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Manifest rows, in the order of the records."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        digests = pool.map(lambda record: _sha256(record.path), records)
-        return [
-            {
-                "image": _relative(root, record.path),
-                "sha256": sha256,
-                "size": record.path.stat().st_size,
-                "width": record.width,
-                "height": record.height,
-                "labels": _exact(record.labels),
-                "segments": [_exact(segment) for segment in record.segments],
-            }
-            for record, sha256 in zip(records, digests, strict=True)
-        ]
-
-
-def _record(root: Path, row: Mapping[str, Any]) -> Record:
-    return Record(
-        path=root / row["image"],
-        width=row["width"],
-        height=row["height"],
-        labels=np.asarray(row["labels"], np.float32).reshape(-1, 5),
-        segments=tuple(np.asarray(s, np.float32).reshape(-1, 2) for s in row["segments"]),
-    )
-
-
-def _exact(array: np.ndarray) -> list[list[float]]:
-    """Shortest decimals that give the same float32 back."""
-    return [[float(str(value)) for value in row] for row in np.asarray(array, np.float32)]
-
-
-def _relative(root: Path, path: Path) -> str:
-    """Path below the root, or as it is: a list file may name pictures anywhere."""
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
-def _manifest_key(digest: str) -> str:
-    return f"datasets/{digest}/manifest.json"
-
-
-def _count(result: Scan) -> dict[str, int]:
-    return {
-        "pictures": len(result.records),
-        "labels": sum(len(record.labels) for record in result.records),
-        "background": result.missing + result.empty,
-        "left_out": result.corrupt,
-        "duplicate_labels": result.duplicates,
-    }
+def _counts(packed: Packed) -> dict[str, dict[str, int]]:
+    """Pictures, labels and faults of each split."""
+    index, counts = packed.index, {}
+    left_out = Counter(f.image for f in packed.faults if f.effect == "picture left out")
+    boxes = Counter(f.image for f in packed.faults if f.effect == "box left out")
+    for number, split in enumerate(SPLITS):
+        first, last = index.rows(split)
+        ends = index.images["label_end"]
+        start = int(ends[first - 1]) if first else 0
+        per_picture = ends[first:last] - [start, *ends[first : last - 1].tolist()]
+        names = [item.name for item in packed.sources.items if item.split == number]
+        counts[split] = {
+            "pictures": last - first,
+            "labels": int(ends[last - 1]) - start,
+            "background": int((per_picture == 0).sum()),
+            "left_out": sum(left_out[name] > 0 for name in names),
+            "boxes_left_out": sum(boxes[name] for name in names),
+        }
+    return counts

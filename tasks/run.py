@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import MissingObjectError
-from tasks.records import (
+from tasks.records import RunInfo
+from tasks.settings import (
     LATEST,
+    SAMPLE,
     RetrainConfig,
-    RunInfo,
     config_from_mapping,
     config_to_mapping,
     merge_resumed,
@@ -106,9 +107,11 @@ def _with_whole_paths(config: RetrainConfig) -> RetrainConfig:
         path = Path(value).expanduser()
         return str(path.absolute()) if value and path.is_file() else value
 
+    folder = Path(config.data).expanduser()
+    is_folder = config.data != SAMPLE and folder.is_dir()
     return replace(
         config,
-        data=whole(config.data),
+        data=str(folder.absolute()) if is_folder else whole(config.data),
         weights=whole(config.weights),
         cfg=whole(config.cfg),
         hyp=whole(config.hyp),
@@ -151,7 +154,8 @@ def load_run(store: Store, run: str) -> RunInfo | None:
         doc = store.read_json(key)
     except MissingObjectError:
         return None
-    config = config_from_mapping(doc["config"], store.url(key))
+    told = {"patience": 0, **doc["config"]}  # runs begun before it existed never stop early
+    config = config_from_mapping(told, store.url(key))
     return RunInfo(**{**doc, "config": config})
 
 

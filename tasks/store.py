@@ -162,6 +162,28 @@ class Store:
         with self._explained("read", key):
             return bytes(self.fs.cat_file(self._path(key)))
 
+    def read_artifact(self, artifact: Artifact) -> bytes:
+        """The content of a recorded object.
+
+        Raises:
+            MissingObjectError: No such object.
+            DamagedObjectError: It is not the recorded one.
+        """
+        data = self.read_bytes(artifact.key)
+        if hashlib.sha256(data).hexdigest() != artifact.sha256:
+            raise DamagedObjectError(f"{self.url(artifact.key)}: not the bytes that were recorded")
+        return data
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Bytes start to end (exclusive) of an object.
+
+        Raises:
+            MissingObjectError: No such object.
+            StoreError: They cannot be read.
+        """
+        with self._explained("read", key):
+            return bytes(self.fs.cat_file(self._path(key), start=start, end=end))
+
     def read_json(self, key: str) -> dict[str, Any]:
         """The document under a key.
 

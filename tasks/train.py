@@ -1,64 +1,45 @@
-"""Train stage: the epochs of a run, each step of an epoch a Prefect task of its own.
+"""Train stage: model, data and trainer of a run, then its epochs until training is over.
 
-The model stays in memory across the tasks. What an epoch leaves in the store is complete: any
-later attempt, in this process or another, goes on from the newest checkpoint.
+What an epoch leaves in the store is complete: any later attempt, in this process or another, goes
+on from the newest checkpoint. Nothing else says whether there is anything left to train, so a run
+that stopped early is over for every later attempt too.
 """
 
 import logging
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from tqdm import tqdm
 
 from tasks import checkpoints
+from tasks.datasets import open_dataset
+from tasks.epochs import TrainingRun, run_epoch
 from tasks.errors import StoreError
-from tasks.prepare import load_manifest
 from tasks.progress import progress_bar
 from tasks.records import Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, code_version, run_stage
 from tasks.store import open_store
-from tasks.task_options import PLAIN, RETRIED
-from tasks.upload import publish_results
 from tasks.weights import fetch_weights, file_digest, first_model
 from yolov5_core import checkpoint
 from yolov5_core.boxes import denormalise
 from yolov5_core.config import ConfigError, TrainConfig, load_hyperparameters
 from yolov5_core.dataset import Record
-from yolov5_core.evaluation import Evaluation
-from yolov5_core.events import write_events
 from yolov5_core.model import Detector
 from yolov5_core.pictures import Boxes, draw_batch
 from yolov5_core.plots import plot_labels
-from yolov5_core.results import format_progress, format_row, header
+from yolov5_core.results import format_row
 from yolov5_core.start import fit_anchors
-from yolov5_core.trainer import EpochReport, Trainer
+from yolov5_core.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 _PLOTTED_BATCHES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What the epochs of one attempt share."""
-
-    context: StageContext
-    info: RunInfo
-    names: tuple[str, ...]
-    trainer: Trainer
-    lineage: Mapping[str, str]
-
-    @property
-    def last_epoch(self) -> int:
-        return self.info.config.epochs - 1
 
 
 def train_stage(info: RunInfo, prepared: Prepared) -> StageRecord:
@@ -74,10 +55,14 @@ def train_stage(info: RunInfo, prepared: Prepared) -> StageRecord:
     settings.pop("workers")
     settings.pop("cache_images")
     inputs = {
-        "data": prepared.digest,
+        "data": {"digest": prepared.digest, "single_cls": config.single_cls},
         "training": settings,
         "model": {"cfg": config.cfg, "weights": config.weights, "anchors": config.noautoanchor},
-        "when": {"notest": config.notest, "nosave": config.nosave},
+        "when": {
+            "notest": config.notest,
+            "nosave": config.nosave,
+            "save_period": config.save_period,
+        },
     }
 
     def work(context: StageContext) -> Mapping[str, Any]:
@@ -104,11 +89,13 @@ def train_config(info: RunInfo) -> TrainConfig:
         lr_curve=c.lr_curve,
         iou=c.iou,
         autobalance=c.autobalance,
-        adam=c.adam,
+        optimizer=c.optimizer,
         freeze=c.freeze,
         multi_scale=c.multi_scale,
         rect=c.rect,
+        quad=c.quad,
         image_weights=c.image_weights,
+        patience=c.patience,
         cache_images=c.cache_images,
         workers=c.workers,
     )
@@ -140,17 +127,22 @@ def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[
     trainer, started = run.trainer, time.monotonic()
     first_epoch = trainer.epoch
     progress = create_progress_artifact(
-        100.0 * first_epoch / info.config.epochs, key="training", description="Epochs trained"
+        _percent(trainer), key="training", description="Epochs trained"
     )
-    while trainer.epoch <= run.last_epoch:
-        _one_epoch(run)
-        update_progress_artifact(progress, 100.0 * trainer.epoch / info.config.epochs)  # type: ignore[arg-type]
+    while not trainer.over:
+        run_epoch(run)
+        update_progress_artifact(progress, _percent(trainer))  # type: ignore[arg-type]
+    if stopped_early := trainer.epoch < info.config.epochs:
+        _say_why(run)
     pointer = checkpoints.newest(context.store, context.run)
     if pointer is None:  # not reachable: the final epoch always saves
         raise StoreError(f"{context.store.url(context.run)}: the checkpoint log is gone")
     context.outputs.append(pointer.last)
     if pointer.best is not None and pointer.best != pointer.last:
         context.outputs.append(pointer.best)
+    context.outputs.extend(  # whoever needs the room may delete one
+        kept for kept in pointer.kept if context.store.size(kept.key) == kept.size
+    )
     epochs, hours = trainer.epoch - first_epoch, (time.monotonic() - started) / 3600
     log.info("%d epochs completed in %.3f hours.", epochs, hours)
     return {
@@ -159,16 +151,38 @@ def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[
         "best_epoch": trainer.best_epoch,
         "best_fitness": trainer.best_fitness,
         "results": format_row(trainer.history[-1][0]).split(),  # as text: JSON has no NaN
+        "stopped_early": stopped_early,
         "epochs": epochs,
         "hours": hours,
     }
 
 
-def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> _Run:
+def _percent(trainer: Trainer) -> float:
+    return 100.0 if trainer.over else 100.0 * trainer.epoch / trainer.config.epochs
+
+
+def _say_why(run: TrainingRun) -> None:
+    trainer, config = run.trainer, run.info.config
+    log.info(
+        "training stopped early, after epoch %d of %d: no fitness above %.4g in the last %d "
+        "evaluations (patience); to go on, resume run %s with more patience, 0 for all epochs",
+        trainer.epoch,
+        config.epochs,
+        trainer.best_fitness,
+        config.patience,
+        run.info.run,
+    )
+
+
+def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> TrainingRun:
     """Model, data and trainer, at the newest checkpoint if there is one."""
     config, training = info.config, train_config(info)
     device = pick_device(config.device)
-    names, splits = load_manifest(context.store, prepared)
+    with progress_bar("fetching data") as progress:
+        data = open_dataset(
+            context.store, prepared, single_class=config.single_cls, progress=progress
+        )
+    names, splits = data.names, data.splits
     pointer = checkpoints.newest(context.store, context.run)
     if pointer is None:
         model, parent = _first_model(context, info, splits["train"], len(names))
@@ -197,11 +211,11 @@ def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> _Run:
         len(splits["val"]),
         len(names),
     )
-    return _Run(context, info, names, trainer, lineage)
+    return TrainingRun(context, info, names, trainer, lineage)
 
 
 def _first_model(
-    context: StageContext, info: RunInfo, records: tuple[Record, ...], num_classes: int
+    context: StageContext, info: RunInfo, records: Sequence[Record], num_classes: int
 ) -> tuple[Detector, Mapping[str, str]]:
     """The model of a run's first attempt, with anchors that fit, and its parent's digest."""
     config, hyp = info.config, load_hyperparameters(info.config.hyp)
@@ -226,7 +240,7 @@ def _require_fitting_size(image_size: int, stride: int) -> None:
 
 
 def _draw_inputs(
-    context: StageContext, trainer: Trainer, records: tuple[Record, ...], names: tuple[str, ...]
+    context: StageContext, trainer: Trainer, records: Sequence[Record], names: tuple[str, ...]
 ) -> None:
     """labels.png and the first training batches, as the model will see them."""
     folder = context.scratch / "plots"
@@ -242,112 +256,8 @@ def _draw_inputs(
             )
             for i in range(len(batch.images))
         ]
-        titles = [records[i].path.name for i in batch.indices]
+        titles = [Path(records[i].name).name for i in batch.indices]
         path = folder / f"train_batch{number}.jpg"
         files.append(draw_batch(batch.images.numpy(), boxes, titles, names, path))
     for path in files:
         context.publish(path, f"plots/{path.name}")
-
-
-def _one_epoch(run: _Run) -> None:
-    """Train, evaluate, record, save: in the order of the design's run semantics."""
-    trainer, config = run.trainer, run.info.config
-    epoch, last = trainer.epoch, run.last_epoch
-    title = f"{epoch + 1}/{config.epochs}"
-    report = train_epoch.with_options(task_run_name=f"train_epoch {title}")(trainer, epoch)
-    found: Evaluation | None = None
-    if not config.notest or epoch == last:
-        found = evaluate_epoch.with_options(task_run_name=f"evaluate_epoch {title}")(trainer)
-    is_best = trainer.record(report, found, time.time())
-    log.info("%s", format_row(trainer.history[-1][0]).rstrip())
-    record.with_options(task_run_name=f"record {title}")(run)
-    if not config.nosave or epoch == last:
-        save_checkpoint.with_options(task_run_name=f"checkpoint {title}")(run, found, is_best)
-
-
-@task(name="train_epoch", **PLAIN)
-def train_epoch(trainer: Trainer, epoch: int) -> EpochReport:
-    """One epoch of training, with a progress bar on a terminal.
-
-    Not retried: after an error the state in memory is no longer the last saved one.
-    """
-    visible = sys.stderr.isatty()
-    if visible:
-        tqdm.write(header(), file=sys.stderr)
-    with tqdm(total=len(trainer.loader), disable=not visible) as bar:
-
-        def advance(report: EpochReport) -> None:
-            if visible:
-                bar.set_description_str(format_progress(trainer.row(report, None)))
-            bar.update()
-
-        log.debug("epoch %d begins", epoch)
-        return trainer.train_epoch(advance)
-
-
-@task(name="evaluate_epoch", **PLAIN)
-def evaluate_epoch(trainer: Trainer) -> Evaluation:
-    """The EMA model on the validation set."""
-    with progress_bar("evaluating") as progress:
-        total, done = len(trainer.val_reader.records), 0
-
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            progress(done, total)
-
-        return trainer.evaluate(advance)
-
-
-@task(name="record", **RETRIED)
-def record(run: _Run) -> None:
-    """Puts results.txt and the TensorBoard events into the store, results.txt into the bucket."""
-    context, config = run.context, run.info.config
-    results = context.scratch / "results.txt"
-    results.write_text(run.trainer.results_text, "ascii")
-    context.store.put_file(results, context.key("results.txt"))
-    events = write_events(
-        run.trainer.history, context.scratch / f"events.out.tfevents.{run.info.run}"
-    )
-    context.store.put_file(events, context.key(f"tensorboard/{events.name}"))
-    if config.bucket and config.name:
-        try:
-            publish_results(open_store(config.bucket), config.name, results)
-        except StoreError as error:  # the upload stage will publish it; the night goes on
-            log.warning("results not published this epoch: %s", error)
-
-
-@task(name="checkpoint", **RETRIED)
-def save_checkpoint(run: _Run, found: Evaluation | None, is_best: bool) -> None:
-    """Saves the complete state as last and, when best, as best."""
-    trainer, context = run.trainer, run.context
-    payload = {**trainer.state(), **_description(run, found)}
-    path = context.scratch / "checkpoint.pt"
-    checkpoint.save(payload, path)
-    checkpoints.commit(
-        context.store,
-        context.run,
-        path,
-        epoch=trainer.epoch - 1,
-        is_best=is_best,
-        best_fitness=trainer.best_fitness,
-    )
-
-
-def _description(run: _Run, found: Evaluation | None) -> dict[str, Any]:
-    """What a checkpoint says of its model beside the weights."""
-    model = run.trainer.model
-    metrics = dict(zip(_METRICS, found.results, strict=True)) if found else {}
-    return {
-        "description": model.description.to_mapping(),
-        "names": list(run.names),
-        "nc": len(run.names),
-        "stride": model.stride.tolist(),
-        "image_size": run.info.config.image_size,
-        "hyp": asdict(run.trainer.config.hyp),
-        "metrics": metrics,
-        "lineage": dict(run.lineage),
-    }
-
-
-_METRICS = ("precision", "recall", "map50", "map50_95", "val_box", "val_obj", "val_cls")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.records import RetrainConfig
+from tasks.settings import RetrainConfig
 from yolov5_core.config import Hyperparameters
 
 ROOT = Path(__file__).parents[1]
@@ -22,11 +22,24 @@ CORE = (
     # what a run is told, and its randomness
     "config",
     "randomness",
-    # pictures and labels
-    "boxes",
-    "labels",
+    # pictures and labels as people have them
+    "faults",
     "dataset",
+    "files",
+    "boxes",
+    "decode",
+    "features",
+    "labels",
+    "pixel_boxes",
+    "coco",
+    "voc",
+    "check",
+    # a data set, prepared
+    "index",
     "data_yaml",
+    "sources",
+    "shards",
+    # samples
     "paint",
     "synthetic",
     "augment",
@@ -55,6 +68,11 @@ CORE = (
     "loader",
     "metrics",
     "evaluation",
+    "sizes",
+    "coco_metrics",
+    "worst",
+    "predictions",
+    "evaluation_report",
     "evaluate",
     "results",
     "trainer",
@@ -62,24 +80,35 @@ CORE = (
     "events",
     "pictures",
     "plots",
+    "histograms",
+    "duplicates",
+    "drift",
+    "data_counts",
+    "data_report",
+    "histogram_svg",
+    "report_style",
+    "report_html",
+    "report_markdown",
+    "report_samples",
 )
-WITHOUT_TORCH = (
-    *("config", "randomness", "boxes", "labels", "dataset", "data_yaml", "paint", "synthetic"),
-    *("augment", "mosaic", "perspective", "samples", "anchors", "architecture", "inert_pickle"),
-    *("torch_archive", "metrics", "evaluation", "results", "events", "pictures", "plots"),
+WITH_TORCH = (
+    *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
+    *("optimizer", "ema", "loader", "evaluate", "trainer"),
 )
-LIGHT_TASKS = ("tasks.errors", "tasks.records")  # what `--help` needs
+WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)
+LIGHT_TASKS = ("tasks.errors", "tasks.records", "tasks.settings")  # what `--help` needs
 NEVER_IN_THE_CORE = ("prefect", "fsspec", "gcsfs", "google")
 # A new option is a visible difference here.
 RETRAIN_FIELDS = """
-    data single_cls cache_images rect image_weights name bucket store run resume device workers
-    seed nosave notest cfg weights freeze noautoanchor epochs batch_size image_size multi_scale
-    hyp adam lr_curve iou autobalance
+    data single_cls cache_images rect image_weights max_rejected max_leakage max_drift name bucket
+    store run resume device workers seed nosave save_period notest test_time_augmentation cfg
+    weights freeze noautoanchor epochs patience batch_size image_size multi_scale quad hyp
+    optimizer lr_curve iou autobalance
 """
 HYPERPARAMETER_FIELDS = """
     lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw obj
     obj_pw anchor_t anchors fl_gamma label_smoothing hsv_h hsv_s hsv_v degrees translate scale
-    shear perspective flipud fliplr mosaic mixup copy_paste
+    shear perspective flipud fliplr mosaic mosaic9 mixup copy_paste
 """
 MAX_LINES, MAX_STATEMENTS = 400, 50
 _MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:work|root|home|Users|mnt|private)/\w")

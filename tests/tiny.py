@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from yolov5_core.architecture import ModelDescription, describe
+from yolov5_core.check import scan
 from yolov5_core.config import TrainConfig
 from yolov5_core.data_yaml import list_images, read_data_yaml
-from yolov5_core.dataset import Record, scan
+from yolov5_core.dataset import Record
 from yolov5_core.start import new_detector
 from yolov5_core.synthetic import NAMES, draw_dataset
 from yolov5_core.trainer import Trainer
@@ -26,14 +27,7 @@ def draw_records(folder: Path, train: int, val: int) -> tuple[tuple[Record, ...]
     )
     spec = read_data_yaml(data_yaml)
     return tuple(
-        scan(
-            list_images(split),
-            len(spec.names),
-            single_class=False,
-            progress=lambda *_: None,
-            workers=1,
-        ).records
-        for split in (spec.train, spec.val)
+        scan(list_images(split), len(spec.names)).records for split in (spec.train, spec.val)
     )
 
 

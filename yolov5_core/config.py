@@ -12,6 +12,7 @@ import yaml
 
 IouKind = Literal["ciou", "giou"]
 LrCurve = Literal["linear", "cosine", "v3cosine"]
+OptimizerKind = Literal["sgd", "adam", "adamw"]
 
 
 class ConfigError(ValueError):
@@ -22,7 +23,7 @@ _UNIT = (0.0, 1.0)
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("lrf", "momentum", "warmup_momentum", "label_smoothing"), _UNIT),
     **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale"), _UNIT),
-    **dict.fromkeys(("flipud", "fliplr", "mosaic", "mixup", "copy_paste"), _UNIT),
+    **dict.fromkeys(("flipud", "fliplr", "mosaic", "mosaic9", "mixup", "copy_paste"), _UNIT),
     "lr0": (1e-8, 10.0),
     "anchor_t": (1.0, 100.0),
     "degrees": (0.0, 180.0),
@@ -46,6 +47,7 @@ class AugmentConfig:
     flipud: float = 0.0  # probability
     fliplr: float = 0.5  # probability
     mosaic: float = 1.0  # probability
+    mosaic9: float = 0.0  # probability that a mosaic has nine pictures instead of four
     mixup: float = 0.0  # probability
     copy_paste: float = 0.0  # probability, needs polygons
 
@@ -76,7 +78,7 @@ class Hyperparameters:
 
     lr0: float = 0.01  # learning rate after warm-up
     lrf: float = 0.01  # last learning rate as a fraction of lr0
-    momentum: float = 0.937  # SGD momentum, Adam beta1
+    momentum: float = 0.937  # of SGD; the first beta of Adam and AdamW
     weight_decay: float = 0.0005
     warmup_epochs: float = 3.0
     warmup_momentum: float = 0.8
@@ -101,6 +103,7 @@ class Hyperparameters:
     flipud: float = 0.0
     fliplr: float = 0.5
     mosaic: float = 1.0
+    mosaic9: float = 0.0
     mixup: float = 0.0
     copy_paste: float = 0.0
 
@@ -158,11 +161,13 @@ class TrainConfig:
     lr_curve: LrCurve = "linear"
     iou: IouKind = "ciou"
     autobalance: bool = False
-    adam: bool = False
+    optimizer: OptimizerKind = "sgd"
     freeze: tuple[int, ...] = ()
     multi_scale: bool = False
     rect: bool = False
+    quad: bool = False  # every four pictures become one of twice the side (spec C.10)
     image_weights: bool = False
+    patience: int = 100  # epochs without a better fitness before training stops early; 0: never
     cache_images: bool = False
     workers: int = 2  # loader processes; 0 loads in the training process
 

@@ -1,8 +1,9 @@
 """The data set's description file (data.yaml) and the list of images it leads to."""
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import posixpath
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,28 +11,30 @@ from typing import Any
 import yaml
 
 from yolov5_core.dataset import DataError
+from yolov5_core.files import Files, LocalFiles, join, read_file
 
 log = logging.getLogger(__name__)
 
+LOCAL = LocalFiles()
 _SUFFIXES = frozenset(
     (".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp", ".pfm")
 )
-_REQUIRED = ("train", "val", "names")
+_REQUIRED = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSpec:
     """A data set's classes and where its splits are."""
 
-    root: Path  # absolute folder the splits are relative to
-    names: tuple[str, ...]  # of class 0, 1 ...
-    train: tuple[Path, ...]  # absolute folders or list files
-    val: tuple[Path, ...]
-    test: tuple[Path, ...]  # empty without a test split
+    root: str  # absolute folder or URL the splits are relative to
+    names: tuple[str, ...]  # of class 0, 1 ...; empty if the annotation files know them
+    train: tuple[str, ...]  # absolute folders, list files or annotation files
+    val: tuple[str, ...]
+    test: tuple[str, ...]  # empty without a test split
 
 
-def read_data_yaml(path: Path) -> DataSpec:
-    """Reads a data set description and finds its splits on disk.
+def read_data_yaml(path: str | Path, files: Files = LOCAL) -> DataSpec:
+    """Reads a data set description and finds its splits.
 
     Unknown keys are ignored: exporters add their own. `download` is ignored too and never run.
 
@@ -41,151 +44,189 @@ def read_data_yaml(path: Path) -> DataSpec:
 
     Source: spec C.1; relative paths are tried from the file's folder, then the current directory.
     """
-    table = _read_mapping(path)
+    where = whole_path(str(path))
+    table = _read_mapping(where, files)
     missing = [key for key in _REQUIRED if not table.get(key)]
     if missing:
+        missing += [] if table.get("names") else ["names"]
         raise DataError(
-            f"{path}: missing {', '.join(missing)}; a data set needs train and val (folder, list "
-            "file, or list of those) and names (list of class names)"
+            f"{where}: missing {', '.join(missing)}; a data set needs train and val (folder, list "
+            "file, annotation file, or list of those) and names (list of class names)"
         )
-    names = _names(table, path)
     if "download" in table:
-        log.warning("%s: download is ignored; fetch the data set yourself", path)
-    roots = _roots(table.get("path") or ".", path)
+        log.warning("%s: download is ignored; fetch the data set yourself", where)
+    roots = _root(table.get("path") or ".", where, files)
     problems: list[str] = []
-    splits: dict[str, tuple[Path, ...]] = {}
+    splits: dict[str, tuple[str, ...]] = {}
     for key in ("train", "val", "test"):
-        found, lost = _find_split(table.get(key), f"{path}: {key}", roots)
+        found, lost = _find_split(table.get(key), f"{where}: {key}", roots, files)
         splits[key] = found
         if lost and key == "test":  # exporters name a test folder they did not write
-            log.warning("%s: no test split: %s", path, lost[0])
+            log.warning("%s: no test split: %s", where, lost[0])
             splits[key] = ()
         else:
             problems += lost
     if problems:
         raise DataError("\n".join(problems))
+    names = _names(table, where) if table.get("names") else ()
+    if not names and not all(_knows_names(s) for s in (*splits["train"], *splits["val"])):
+        raise DataError(f"{where}: missing names; the classes of the labels, in their order")
     return DataSpec(root=roots[0], names=names, **splits)
 
 
-def list_images(sources: Sequence[Path]) -> list[Path]:
-    """Every image of a split, sorted as strings.
+def whole_path(path: str) -> str:
+    """A path from the root of the file system; a URL as it is."""
+    return path if "://" in path else Path(path).expanduser().absolute().as_posix()
+
+
+def list_images(sources: Sequence[str], files: Files = LOCAL) -> list[str]:
+    """Every image of a split, sorted.
 
     Args:
         sources: Folders (searched through and through, hidden entries skipped) and list files (one
             image per line, "./" meaning the list file's folder).
+        files: Where they are.
 
     Returns:
-        Absolute paths. That a listed file exists is not checked here.
+        Whole paths; one that a list names twice comes twice. That a listed file exists is not
+        checked here.
 
     Raises:
         DataError: A source is missing, or there is no image at all.
 
     Source: spec C.2.
     """
-    images: list[Path] = []
+    images: list[str] = []
     for source in sources:
-        if source.is_dir():
-            images += _walk(source.absolute())
-        elif source.is_file():
-            images += _listed(source.absolute())
+        if files.is_folder(source):
+            images += filter(is_image, files.tree(source))
+        elif files.is_file(source):
+            images += filter(is_image, read_list(source, files))
         else:
             raise DataError(f"{source}: no such folder or list file")
-    images = [image for image in images if image.suffix.lower() in _SUFFIXES]
     if not images:
-        raise DataError(
-            f"{', '.join(map(str, sources))}: no images; looked for files ending in "
-            f"{' '.join(sorted(_SUFFIXES))}"
-        )
-    return sorted(images, key=str)
+        raise no_images(sources)
+    return sorted(images)
 
 
-def _read_mapping(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the path of the data set's data.yaml")
+def no_images(sources: Sequence[str]) -> DataError:
+    """The error of sources without a picture."""
+    suffixes = " ".join(sorted(_SUFFIXES))
+    return DataError(f"{', '.join(sources)}: no images; looked for files ending in {suffixes}")
+
+
+def is_image(path: str) -> bool:
+    """Whether the name ends as an image's does."""
+    return f".{path.rpartition('.')[2].lower()}" in _SUFFIXES
+
+
+def read_list(path: str, files: Files) -> list[str]:
+    """The whole paths that a list file names, in its order.
+
+    Raises:
+        DataError: It cannot be read as text.
+    """
     try:
-        table = yaml.safe_load(path.read_text("utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not YAML: {error}") from error
+        lines = read_file(files, path).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a text file with one image per line") from error
+    folder = posixpath.dirname(path)
+    here = {folder: files.folder(folder)}
+    found = []
+    for line in filter(None, map(str.strip, lines)):
+        beside = join(folder, line)
+        parent, name = posixpath.split(beside)
+        if parent not in here:
+            here[parent] = files.folder(parent)
+        if name not in here[parent] and "://" not in path and not line.startswith("./"):
+            from_current = join(Path.cwd().as_posix(), line)
+            beside = from_current if files.is_file(from_current) else beside
+        found.append(beside)
+    return found
+
+
+def _knows_names(source: str) -> bool:
+    return source.endswith(".json")
+
+
+def _read_mapping(where: str, files: Files) -> Mapping[str, Any]:
+    if not files.is_file(where):
+        raise DataError(f"{where}: no such file; give the path of the data set's data.yaml")
+    try:
+        table = yaml.safe_load(read_file(files, where).decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error}") from error
+    except Exception as error:  # PyYAML: a date of month 13 or `!!bool x` is no YAMLError to it
+        raise DataError(f"{where}: not YAML: {error or type(error).__name__}") from error
     if not isinstance(table, Mapping):
-        raise DataError(f"{path}: must hold `key: value` lines, train, val and names")
+        raise DataError(f"{where}: must hold `key: value` lines, train, val and names")
     return table
 
 
-def _names(table: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+def _names(table: Mapping[str, Any], path: str) -> tuple[str, ...]:
     names = table["names"]
     if isinstance(names, Mapping):
         expected = list(range(len(names)))
         if set(names) != set(expected):
             raise DataError(
                 f"{path}: names: keys must be the classes 0 to {len(names) - 1}, each once; "
-                f"got {', '.join(map(str, names))}"
+                f"got {reprlib.repr(list(names))}"
             )
         names = [names[i] for i in expected]
     if not isinstance(names, list):
-        raise DataError(f"{path}: names: must be a list, or class: name lines; got {names!r}")
+        got = reprlib.repr(names)  # in full, lists of lists of aliases may have no end
+        raise DataError(f"{path}: names: must be a list, or class: name lines; got {got}")
+    wrong = [name for name in names if not _is_name(name)]
+    if wrong:
+        got = ascii(reprlib.repr(wrong[0]))
+        raise DataError(f"{path}: names: each must be a word or number; got {got}")
     count = table.get("nc", len(names))
     if count != len(names):
         raise DataError(
-            f"{path}: nc={count!r} but names has {len(names)} entries; make them agree or remove nc"
+            f"{path}: nc={reprlib.repr(count)} but names has {len(names)} entries; make them agree or remove nc"
         )
     return tuple(str(name) for name in names)
 
 
-def _roots(value: Any, path: Path) -> list[Path]:
+def _is_name(value: Any) -> bool:
+    """Whether a value can stand for a class in reports, also in UTF-8."""
+    text = str(value) if isinstance(value, str | int | float) else ""
+    return bool(text.strip()) and text == text.encode("utf-8", "replace").decode()
+
+
+def _root(value: Any, where: str, files: Files) -> list[str]:
     """Folders the splits may be relative to, the likeliest first."""
     if not isinstance(value, str):
-        raise DataError(f"{path}: path: must be a folder, got {value!r}")
-    candidates = [path.parent.absolute() / value, Path.cwd() / value]  # an absolute value wins
-    roots = [root for root in dict.fromkeys(candidates) if root.is_dir()]
+        raise DataError(f"{where}: path: must be a folder, got {reprlib.repr(value)}")
+    candidates = [join(posixpath.dirname(where), value)]
+    if "://" not in where:
+        candidates.append(join(Path.cwd().as_posix(), value))
+    roots = [root for root in dict.fromkeys(candidates) if files.is_folder(root)]
     if not roots:
-        tried = ", ".join(map(str, dict.fromkeys(candidates)))
-        raise DataError(f"{path}: path: {value!r} is not a folder; looked at {tried}")
+        tried = ", ".join(dict.fromkeys(candidates))
+        raise DataError(f"{where}: path: {value!r} is not a folder; looked at {tried}")
     return roots
 
 
 def _find_split(
-    value: Any, where: str, roots: Sequence[Path]
-) -> tuple[tuple[Path, ...], list[str]]:
+    value: Any, where: str, roots: Sequence[str], files: Files
+) -> tuple[tuple[str, ...], list[str]]:
     """The sources of one split, and a message for each that is not there."""
     entries = value if isinstance(value, list) else [value] if value else []
-    found: list[Path] = []
+    found: list[str] = []
     problems: list[str] = []
     for entry in entries:
         if not isinstance(entry, str):
-            problems.append(f"{where}: must be a path or a list of paths, got {entry!r}")
+            got = reprlib.repr(entry)
+            problems.append(f"{where}: must be a path or a list of paths, got {got}")
             continue
         # exporters write "../train/images" for a folder beside data.yaml
         variants = dict.fromkeys((entry, entry.removeprefix("../")))
-        tried = [root / variant for root in roots for variant in variants]
-        existing = next((candidate for candidate in tried if candidate.exists()), None)
+        tried = [join(root, variant) for root in roots for variant in variants]
+        existing = next((c for c in tried if files.is_folder(c) or files.is_file(c)), None)
         if existing is None:
-            looked_at = ", ".join(map(str, tried))
+            looked_at = ", ".join(tried)
             problems.append(f"{where}: {entry!r} does not exist; looked at {looked_at}")
         else:
             found.append(existing)
     return tuple(found), problems
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    seen: set[Path] = set()  # links may lead in a circle
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = Path(here).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here) / name for name in files if not name.startswith("."))
-
-
-def _listed(list_file: Path) -> Iterator[Path]:
-    try:
-        lines = list_file.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{list_file}: not a text file with one image per line") from error
-    for line in map(str.strip, lines):
-        beside = list_file.parent / line.removeprefix("./")
-        if line.startswith("./") or (line and beside.exists()):
-            yield beside
-        elif line:
-            yield Path(line).absolute()

@@ -8,19 +8,16 @@ import torch
 from torch import Tensor
 
 from yolov5_core.boxes import denormalise, unletterbox
-from yolov5_core.evaluation import Evaluation, ImageDetections
+from yolov5_core.evaluation import Evaluation, ImageDetections, detection_metrics
 from yolov5_core.loader import ValidationBatch
 from yolov5_core.loss import DetectionLoss
-from yolov5_core.metrics import (
-    IOU_THRESHOLDS,
-    ConfusionMatrix,
-    DetectionMetrics,
-    average_precision_per_class,
-    match,
-)
-from yolov5_core.model import Detector
+from yolov5_core.metrics import ConfusionMatrix
+from yolov5_core.model import Detector, forward_augmented
 from yolov5_core.nms import NmsConfig, non_max_suppression
 from yolov5_core.samples import ValidationSample
+
+# Images (B, 3, H, W) and their targets to decoded predictions (B, N, 5 + nc) and losses (3,).
+Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 EVALUATION_NMS = NmsConfig(confidence=0.001, iou=0.6, multi_label=True)  # spec E.1
 
@@ -36,7 +33,6 @@ def to_float(images: Tensor, device: torch.device) -> Tensor:
     return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-@torch.inference_mode()
 def evaluate(
     model: Detector,
     batches: Iterable[ValidationBatch],
@@ -55,25 +51,62 @@ def evaluate(
 
     Source: spec E.1: confidence 0.001, IoU 0.6, matching in native image space.
     """
+
+    def predict(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(device):
+            decoded, raw = model(images)
+        return decoded, loss(raw, targets)[1]
+
+    return _evaluate(predict, model.detect.nc, batches, device, progress)
+
+
+def evaluate_augmented(
+    model: Detector,
+    batches: Iterable[ValidationBatch],
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """The same with test-time augmentation: three passes over each picture, joined before NMS.
+
+    The losses are NaN: they are those of one output of the network, and there are three.
+
+    Source: spec A.7.
+    """
+    no_losses = torch.full((3,), torch.nan, device=device)
+
+    def predict(images: Tensor, _targets: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(device):
+            return forward_augmented(model, images), no_losses
+
+    return _evaluate(predict, model.detect.nc, batches, device, progress)
+
+
+@torch.inference_mode()
+def _evaluate(
+    predict: Predict,
+    num_classes: int,
+    batches: Iterable[ValidationBatch],
+    device: torch.device,
+    progress: Callable[[int], None],
+) -> Evaluation:
     total = torch.zeros(3, device=device)
-    confusion = ConfusionMatrix(model.detect.nc)
+    confusion = ConfusionMatrix(num_classes)
     images: list[ImageDetections] = []
     count = 0
     for batch in batches:
-        with autocast(device):
-            decoded, raw = model(to_float(batch.images, device))
-        total += loss(raw, batch.targets.to(device))[1]
+        decoded, losses = predict(to_float(batch.images, device), batch.targets.to(device))
+        total += losses
         canvas_hw = (batch.images.shape[2], batch.images.shape[3])
         found = non_max_suppression(decoded, EVALUATION_NMS)
         for sample, detections in zip(batch.samples, found, strict=True):
             image = _in_native_space(sample, detections.cpu().numpy(), canvas_hw)
-            confusion.add(image.detections, image.labels)
+            confusion.add(image.detections, image.labels, image.crowd)
             images.append(image)
         count += 1
         progress(len(batch.samples))
     box, obj, cls = (total / max(count, 1)).tolist()
     return Evaluation(
-        metrics=_metrics(images),
+        metrics=detection_metrics(images),
         losses=(box, obj, cls),
         confusion=confusion.matrix,
         images=tuple(images),
@@ -86,22 +119,12 @@ def _in_native_space(
     def native(boxes: np.ndarray) -> np.ndarray:
         return unletterbox(boxes, canvas_hw, sample.native_hw, sample.ratio_pad)
 
-    canvas_boxes = denormalise(sample.labels[:, 1:], canvas_hw[1], canvas_hw[0])
+    height, width = sample.native_hw
+    labels = denormalise(sample.labels[:, 1:], canvas_hw[1], canvas_hw[0])
+    crowd = denormalise(sample.crowd[:, 1:], width, height)
     return ImageDetections(
         index=sample.index,
         detections=np.concatenate((native(detections[:, :4]), detections[:, 4:]), 1),
-        labels=np.concatenate((sample.labels[:, :1], native(canvas_boxes)), 1),
-    )
-
-
-def _metrics(images: list[ImageDetections]) -> DetectionMetrics:
-    correct = [match(image.detections, image.labels) for image in images]
-    detections = [image.detections for image in images]
-    found = np.concatenate(detections) if detections else np.zeros((0, 6))
-    labels = [image.labels[:, 0] for image in images]
-    return average_precision_per_class(
-        np.concatenate(correct) if correct else np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),
-        found[:, 4],
-        found[:, 5],
-        np.concatenate(labels) if labels else np.zeros(0),
+        labels=np.concatenate((sample.labels[:, :1], native(labels)), 1),
+        crowd=np.concatenate((sample.crowd[:, :1], crowd), 1),
     )

@@ -1,11 +1,23 @@
 """The result of an evaluation as a record, and as one file that plots and reports are made from."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
-from yolov5_core.metrics import DetectionMetrics
+from yolov5_core.dataset import NO_BOXES
+from yolov5_core.metrics import (
+    IOU_THRESHOLDS,
+    DetectionMetrics,
+    average_precision_per_class,
+    crowd_cover,
+    found_labels,
+)
+
+
+def _no_boxes() -> np.ndarray:
+    return NO_BOXES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,6 +27,7 @@ class ImageDetections:
     index: int  # of the record
     detections: np.ndarray  # (N, 6) float32 xyxy, score, class; best first
     labels: np.ndarray  # (M, 5) float32 class, xyxy
+    crowd: np.ndarray = field(default_factory=_no_boxes)  # (K, 5) float32 class, xyxy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +35,7 @@ class Evaluation:
     """The result of one pass over a validation set."""
 
     metrics: DetectionMetrics
-    losses: tuple[float, float, float]  # box, obj, cls: means over the batches
+    losses: tuple[float, float, float]  # box, obj, cls: means over the batches; NaN: none computed
     confusion: np.ndarray  # (nc + 1, nc + 1)
     images: tuple[ImageDetections, ...]  # in the order of the pass
 
@@ -31,6 +44,46 @@ class Evaluation:
         """P, R, mAP50, mAP50-95, box, obj, cls: the seven last columns of results.txt."""
         m = self.metrics
         return (m.mean_precision, m.mean_recall, m.map50, m.map50_95, *self.losses)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Matches:
+    """All detections of a set next to what they find; rows in the order of the images."""
+
+    label_of: np.ndarray  # (N, 10) int64 row of labels by IOU_THRESHOLDS, -1 for none
+    in_crowd: np.ndarray  # (N, 10) bool: finds no label and lies in a crowd region of its class
+    detections: np.ndarray  # (N, 6) float32 xyxy, score, class
+    labels: np.ndarray  # (M, 5) float32 class, xyxy
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N, 10) bool."""
+        return self.label_of >= 0
+
+
+def match_images(images: Sequence[ImageDetections]) -> Matches:
+    """Matches detections and labels image by image."""
+    label_of, in_crowd, rows = [], [], 0
+    for image in images:
+        own = found_labels(image.detections, image.labels)
+        cover = crowd_cover(image.detections, image.crowd)[:, None]
+        in_crowd.append((own < 0) & (cover >= IOU_THRESHOLDS))
+        label_of.append(np.where(own >= 0, own + rows, -1))
+        rows += len(image.labels)
+    none = np.zeros((0, len(IOU_THRESHOLDS)))
+    return Matches(
+        label_of=np.concatenate([none.astype(np.int64), *label_of]),
+        in_crowd=np.concatenate([none.astype(bool), *in_crowd]),
+        detections=np.concatenate([np.zeros((0, 6), np.float32), *(i.detections for i in images)]),
+        labels=np.concatenate([NO_BOXES, *(i.labels for i in images)]),
+    )
+
+
+def detection_metrics(images: Sequence[ImageDetections]) -> DetectionMetrics:
+    """The metrics of a whole set."""
+    m = match_images(images)
+    scores, classes = m.detections[:, 4], m.detections[:, 5]
+    return average_precision_per_class(m.correct, scores, classes, m.labels[:, 0], m.in_crowd)
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> Path:
@@ -45,8 +98,10 @@ def save_evaluation(evaluation: Evaluation, path: Path) -> Path:
         image_index=np.array([i.index for i in images], np.int64),
         detection_counts=np.array([len(i.detections) for i in images], np.int64),
         label_counts=np.array([len(i.labels) for i in images], np.int64),
+        crowd_counts=np.array([len(i.crowd) for i in images], np.int64),
         detections=np.concatenate([np.zeros((0, 6), np.float32), *(i.detections for i in images)]),
-        labels=np.concatenate([np.zeros((0, 5), np.float32), *(i.labels for i in images)]),
+        labels=np.concatenate([NO_BOXES, *(i.labels for i in images)]),
+        crowd=np.concatenate([NO_BOXES, *(i.crowd for i in images)]),
         **arrays,
     )
     return path
@@ -56,11 +111,17 @@ def load_evaluation(path: Path) -> Evaluation:
     """Reads what save_evaluation wrote; nothing in it is executed."""
     with np.load(path, allow_pickle=False) as file:
         metrics = DetectionMetrics(**{f.name: file[f.name] for f in fields(DetectionMetrics)})
-        detections = np.split(file["detections"], np.cumsum(file["detection_counts"])[:-1])
-        labels = np.split(file["labels"], np.cumsum(file["label_counts"])[:-1])
+        parts = [
+            np.split(file[rows], np.cumsum(file[counts])[:-1])
+            for rows, counts in (
+                ("detections", "detection_counts"),
+                ("labels", "label_counts"),
+                ("crowd", "crowd_counts"),
+            )
+        ]
         images = tuple(
-            ImageDetections(int(index), found, truth)
-            for index, found, truth in zip(file["image_index"], detections, labels, strict=False)
+            ImageDetections(int(index), *rows)
+            for index, *rows in zip(file["image_index"], *parts, strict=False)
         )
         box, obj, cls = file["losses"].tolist()
         return Evaluation(metrics, (box, obj, cls), file["confusion"], images)

@@ -1,38 +1,28 @@
 """YOLO label files to arrays, with every message about a bad line.
 
 A row is `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, blanks between, fractions of the image.
+Lines end at a line feed, a carriage return or both.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from yolov5_core.boxes import segments_to_boxes
+from yolov5_core.dataset import NO_SEGMENT, NO_TRUTH, Truth
+from yolov5_core.faults import Fault, FaultError
 
-NO_SEGMENT = np.zeros((0, 2), np.float32)  # the polygon of a label that has only a box
+_LARGEST_FILE = 10_000_000  # bytes; a quarter of a million boxes take less
 _POLYGON_POINTS = 3  # a polygon needs three points
 _BOX_FIELDS = 5
-
-
-class LabelError(ValueError):
-    """A label file that cannot be used; the message names every bad line."""
-
-    def __init__(self, where: str, problems: list[tuple[int, str]]) -> None:
-        self.line, self.reason = problems[0]  # line counts from 1
-        if len(problems) > 1:
-            self.reason += f" (and {len(problems) - 1} more bad lines)"
-        super().__init__(f"{where}:{self.line}: {self.reason}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ParsedLabels:
-    """One label file: row i of labels belongs to segments[i]."""
-
-    labels: np.ndarray  # (m, 5) float32: class, normalised cx, cy, w, h
-    segments: tuple[np.ndarray, ...]  # m polygons (k, 2) float32, normalised; (0, 2) without one
-    messages: tuple[str, ...] = ()
-    duplicates: int = 0  # rows removed
+_LISTED = 10  # lines named in one fault
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Rows are judged as the float32 numbers they become.
+_TINY = float(np.finfo(np.float32).tiny)  # what is smaller may become 0
+_ONE = 1 + 2**-24  # what is not larger becomes 1 or less
+_INFINITE = 2.0**128 - 2.0**103  # what is not smaller becomes infinite
 
 
 def label_path(image_path: Path) -> Path:
@@ -51,81 +41,169 @@ def label_path(image_path: Path) -> Path:
     return Path(*parts)
 
 
-def parse_label_text(text: str, where: str) -> ParsedLabels:
+def parse_labels(data: bytes, where: str, num_classes: int) -> Truth:
     """Reads the rows of one label file.
 
-    Rows of one file may be boxes and polygons in any mix. A row that occurs twice is kept once, and
-    only then are the rows sorted.
+    Rows of one file may be boxes and polygons in any mix. A row without width or height is left
+    out. A row that occurs twice is kept once, and only then are the rows sorted.
 
     Args:
-        text: Content of the file.
+        data: Content of the file.
         where: Its name, for messages.
+        num_classes: Classes of the data set.
 
     Raises:
-        LabelError: Wrong number of fields, text or NaN, a class that is not a whole number >= 0,
-            box numbers outside [0, 1].
+        FaultError: Too large, no text, wrong number of fields, text or NaN, a class that is not a
+            whole number from 0 to num_classes - 1, box numbers outside [0, 1]; names the first bad
+            line. A polygon is judged by its box, so its points may leave the image as a box may.
 
-    Source: spec C.3.
+    Source: spec C.3; boxes without area are ours, they cannot be learned.
     """
-    rows: list[np.ndarray] = []
-    segments: list[np.ndarray] = []
-    problems: list[tuple[int, str]] = []
-    lines = [(i, line.split()) for i, line in enumerate(text.splitlines(), 1)]
-    has_polygons = any(len(fields) > _BOX_FIELDS + 1 for _, fields in lines)
-    for number, fields in lines:
+    truth = plain_boxes(data, num_classes)
+    return parse_any_rows(data, where, num_classes) if truth is None else truth
+
+
+def plain_boxes(data: bytes, num_classes: int) -> Truth | None:
+    """What parse_any_rows returns for a file of nothing but good, different box rows; else None.
+
+    It exists for speed: nearly every label file is like that, and there are as many as pictures.
+    """
+    if len(data) > _LARGEST_FILE or b"_" in data or b"-" in data or not data.isascii():
+        return None
+    rows: list[tuple[float, ...]] = []
+    try:
+        for line in data.splitlines():
+            fields = line.split()
+            if not fields:
+                continue
+            c, x, y, w, h = row = (*map(float, fields),)
+            in_range = x <= 1 and y <= 1 and _TINY < w <= 1 and _TINY < h <= 1
+            if not (in_range and c < num_classes and c.is_integer()):
+                return None
+            rows.append(row)
+    except ValueError:  # not five fields, or no number
+        return None
+    if not rows:
+        return NO_TRUTH
+    labels = np.array(rows, np.float32)
+    if len(rows) > 1 and len(set(map(tuple, labels.tolist()))) < len(rows):
+        return None
+    return Truth(labels=labels, segments=(NO_SEGMENT,) * len(rows))
+
+
+def parse_any_rows(data: bytes, where: str, num_classes: int) -> Truth:
+    """See parse_labels."""
+    if len(data) > _LARGEST_FILE:
+        reason = f"{len(data)} bytes; a label file has at most {_LARGEST_FILE}"
+        raise FaultError("label-too-large", where, reason)
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FaultError("label-not-text", where, f"cannot be read as text: {error}") from error
+    lines = data.removeprefix(_BYTE_ORDER_MARK).splitlines()
+    rows = [(number, line.split()) for number, line in enumerate(lines, 1)]
+    has_polygons = any(len(fields) > _BOX_FIELDS + 1 for _, fields in rows)
+    found: list[_Row] = []
+    problems: list[tuple[int, _RowError]] = []
+    for number, fields in rows:
         if not fields:
             continue
         try:
-            row, segment = _parse_row(fields, has_polygons)
-        except ValueError as error:
-            problems.append((number, str(error)))
-            continue
-        rows.append(row)
-        segments.append(segment)
+            found.append(_Row(number, *_parse_row(fields, has_polygons, num_classes)))
+        except _RowError as error:
+            problems.append((number, error))
     if problems:
-        raise LabelError(where, problems)
-    if not rows:
-        return ParsedLabels(labels=np.zeros((0, 5), np.float32), segments=())
-    return _without_duplicates(np.stack(rows), segments, where)
+        number, first = problems[0]
+        more = f" (and {len(problems) - 1} more bad lines)" if len(problems) > 1 else ""
+        raise FaultError(first.kind, f"{where}:{number}", str(first) + more)
+    return _without_useless_rows(found, where) if found else NO_TRUTH
 
 
-def _parse_row(fields: list[str], has_polygons: bool) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        numbers = np.array([float(field) for field in fields], np.float32)
-    except ValueError:
-        raise ValueError(f"{' '.join(fields)[:60]!r} is not numbers only") from None
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{' '.join(fields)[:60]!r} holds NaN or infinity")
+class _Row(NamedTuple):
+    line: int
+    label: Sequence[float]  # class, cx, cy, w, h
+    segment: np.ndarray  # (k, 2) float32
+
+
+class _RowError(ValueError):
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        super().__init__(reason)
+
+
+def _parse_row(
+    fields: list[bytes], has_polygons: bool, num_classes: int
+) -> tuple[Sequence[float], np.ndarray]:
+    row = numbers = _numbers(fields)
     segment = NO_SEGMENT
-    row = numbers
-    if len(numbers) != _BOX_FIELDS:
+    if len(fields) != _BOX_FIELDS:
         if not has_polygons:
-            raise ValueError(f"{len(numbers)} fields; a box row is `class cx cy w h`, 5 fields")
-        if len(numbers) % 2 == 0 or len(numbers) < 1 + 2 * _POLYGON_POINTS:
-            raise ValueError(
-                f"{len(numbers)} fields; a polygon row is `class x1 y1 x2 y2 x3 y3 ...`, an odd "
-                f"number of fields, at least {1 + 2 * _POLYGON_POINTS}"
+            reason = f"{len(fields)} fields; a box row is `class cx cy w h`, 5 fields"
+            raise _RowError("label-fields", reason)
+        if len(fields) % 2 == 0 or len(fields) < 1 + 2 * _POLYGON_POINTS:
+            raise _RowError(
+                "label-polygon",
+                f"{len(fields)} fields; a polygon row is `class x1 y1 x2 y2 x3 y3 ...`, an odd "
+                f"number of fields, at least {1 + 2 * _POLYGON_POINTS}",
             )
-        segment = numbers[1:].reshape(-1, 2)
-        row = np.concatenate((numbers[:1], segments_to_boxes([segment])[0]))
-    if row[0] < 0 or row[0] != int(row[0]):
-        raise ValueError(f"class {row[0]:g}; must be a whole number, 0 or more")
-    if (row[1:] < 0).any() or (row[1:] > 1).any():
-        raise ValueError(
+        segment = np.array(numbers[1:]).astype(np.float32).reshape(-1, 2)
+        with np.errstate(over="ignore"):  # then it lies outside anyway
+            row = [numbers[0], *segments_to_boxes([segment])[0].tolist()]
+    if row[0] < 0 or not row[0].is_integer():
+        raise _RowError("label-class", f"class {row[0]:g}; must be a whole number, 0 or more")
+    if row[0] >= num_classes:
+        reason = f"class {row[0]:g} of {num_classes} classes (0 to {num_classes - 1})"
+        raise _RowError("label-class-unknown", reason)
+    if not (min(row[1:]) >= 0 and max(row[1:]) <= _ONE):
+        raise _RowError(
+            "label-outside",
             f"box {' '.join(f'{v:g}' for v in row[1:])} (cx cy w h) leaves [0, 1]; coordinates are "
-            "fractions of the image, not pixels"
+            "fractions of the image, not pixels",
         )
     return row, segment
 
 
-def _without_duplicates(labels: np.ndarray, segments: list[np.ndarray], where: str) -> ParsedLabels:
-    _, first = np.unique(labels, axis=0, return_index=True)
-    removed = len(labels) - len(first)
-    if not removed:
-        return ParsedLabels(labels=labels, segments=tuple(segments))
-    return ParsedLabels(
-        labels=labels[first],
-        segments=tuple(segments[i] for i in first),
-        messages=(f"{where}: {removed} duplicate rows removed",),
-        duplicates=removed,
-    )
+def _numbers(fields: list[bytes]) -> list[float]:
+    try:
+        numbers = [*map(float, fields)]
+    except ValueError:
+        numbers = []
+    # 1_0 is a number to Python alone
+    if not numbers or any(b"_" in field for field in fields):
+        raise _RowError("label-not-a-number", f"{_shown(fields)} is not numbers only")
+    if not all(-_INFINITE < number < _INFINITE for number in numbers):
+        raise _RowError("label-not-finite", f"{_shown(fields)} holds NaN or infinity")
+    return numbers
+
+
+def _shown(fields: list[bytes]) -> str:
+    return repr(b" ".join(fields)[:60].decode("utf-8", "replace"))
+
+
+def _without_useless_rows(rows: list[_Row], where: str) -> Truth:
+    """Leaves out boxes without area, then what occurs twice."""
+    labels = np.array([row.label for row in rows]).astype(np.float32) + np.float32(0)  # no -0
+    lines = np.array([row.line for row in rows])
+    faults = []
+    has_area = labels[:, 3:].all(1)
+    if not has_area.all():
+        faults.append(_fault("label-no-area", where, lines[~has_area], "without area left out"))
+    kept = np.flatnonzero(has_area)
+    order = kept[np.lexsort(labels[kept].T[::-1])]  # stable: of equal rows the first comes first
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (labels[order[1:]] != labels[order[:-1]]).any(1)
+    if not is_new.all():
+        again = np.sort(lines[order[~is_new]])
+        faults.append(_fault("label-duplicate", where, again, "removed", "duplicate "))
+        kept = order[is_new]  # sorted
+    segments = tuple(rows[i].segment for i in kept)
+    return Truth(labels=labels[kept], segments=segments, faults=tuple(faults))
+
+
+def _fault(kind: str, where: str, lines: np.ndarray, done: str, which: str = "") -> Fault:
+    listed = ""
+    if len(lines) > 1:
+        more = ", ..." if len(lines) > _LISTED else ""
+        listed = f" (lines {', '.join(map(str, lines[:_LISTED]))}{more})"
+    reason = f"{len(lines)} {which}rows {done}{listed}"
+    return Fault(kind=kind, image="", where=f"{where}:{lines[0]}", reason=reason)

@@ -6,15 +6,15 @@ Workers only decide how fast batches come, never what is in them.
 import math
 import multiprocessing.util
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, overload
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from yolov5_core.boxes import RectBatches, rectangular_batches
 from yolov5_core.dataset import DataError
@@ -27,6 +27,9 @@ from yolov5_core.samples import (
     validation_sample,
 )
 
+_QUAD = 4  # pictures that make one, spec C.10
+_DELIVERED = np.zeros((3, 0, 0), np.uint8)  # instead of a picture that the batch has already
+
 
 class WorkerLostError(RuntimeError):
     """A process that loads pictures died, most often for want of memory."""
@@ -35,75 +38,148 @@ class WorkerLostError(RuntimeError):
 class Batch(NamedTuple):
     """One training batch."""
 
-    images: Tensor  # (B, 3, H, W) uint8 RGB
+    images: Tensor  # (B, 3, H, W) uint8 RGB, channels last in memory
     targets: Tensor  # (M, 6) float32 image, class, cx, cy, w, h normalised
-    indices: list[int]  # record of each image
+    indices: list[int]  # record of each image; of a quad the first
 
 
 class ValidationBatch(NamedTuple):
     """One validation batch."""
 
-    images: Tensor  # (B, 3, H, W) uint8 RGB
+    images: Tensor  # (B, 3, H, W) uint8 RGB, channels last in memory
     targets: Tensor  # (M, 6) float32 image, class, cx, cy, w, h normalised to the canvas
-    samples: list[ValidationSample]
+    samples: list[ValidationSample]  # without their pictures
 
 
 _Item = tuple[np.ndarray, np.ndarray, int]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EpochPlan(Sequence[list[SampleKey]]):
+    """The keys of every sample of an epoch, batch by batch, made when they are asked for."""
+
+    epoch: int
+    order: np.ndarray  # (n,) int64, record of each sample
+    repeats: np.ndarray | None  # (n,) int64, how often the record came before; None: never
+    shapes_hw: np.ndarray  # (batches, 2) or, if all have the same, (1, 2) int64, pixels
+    batch_size: int
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / self.batch_size)
+
+    @overload
+    def __getitem__(self, number: int) -> list[SampleKey]: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[list[SampleKey]]: ...
+    def __getitem__(self, number: int | slice) -> list[SampleKey] | list[list[SampleKey]]:
+        """One batch, or some."""
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        height, width = self.shapes_hw[min(number, len(self.shapes_hw) - 1)].tolist()
+        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        records = self.order[part].tolist()
+        repeats = [0] * len(records) if self.repeats is None else self.repeats[part].tolist()
+        return [
+            SampleKey(self.epoch, record, repeat, height, width)
+            for record, repeat in zip(records, repeats, strict=True)
+        ]
+
+
 class _TrainingData(Dataset[_Item | DataError]):
+    """Its items are samples, or, of four keys, quads."""
+
     def __init__(self, samples: TrainingSamples) -> None:
         self.samples = samples
 
-    def __getitem__(self, key: SampleKey) -> _Item | DataError:
+    def __getitem__(self, keys: Sequence[SampleKey]) -> _Item | DataError:
         try:
-            return (*self.samples[key], key.record)
+            return _item(self.samples, keys)
         except DataError as error:
             return error  # raised by _delivered: torch would bury its message in a traceback
 
 
-class _Plan:
-    """The batches of the epoch to come; the loader's workers outlive it."""
+def _item(samples: TrainingSamples, keys: Sequence[SampleKey]) -> _Item:
+    image, labels = samples.quad(keys) if len(keys) == _QUAD else samples[keys[0]]
+    return image, labels, keys[0].record
 
-    def __init__(self) -> None:
-        self.batches: list[list[SampleKey]] = []
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        return iter(self.batches)
+class _Rest:
+    """What is left of the epoch to come; the loader's workers outlive it."""
+
+    def __init__(self, group: int) -> None:
+        self.group = group  # samples that make one picture
+        self.plan: Sequence[list[SampleKey]] = ()
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[list[list[SampleKey]]]:
+        for number in range(self.skip, len(self.plan)):
+            yield _grouped(self.plan[number], self.group)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return max(len(self.plan) - self.skip, 0)
+
+
+def _grouped(keys: Sequence[SampleKey], group: int) -> list[list[SampleKey]]:
+    return [list(keys[i : i + group]) for i in range(0, len(keys), group)]
 
 
 class TrainingLoader:
     """Training batches, epoch by epoch."""
 
     def __init__(
-        self, samples: TrainingSamples, *, batch_size: int, workers: int, stride: int, pin: bool
+        self,
+        samples: TrainingSamples,
+        *,
+        batch_size: int,
+        workers: int,
+        stride: int,
+        pin: bool,
+        quad: bool = False,
     ) -> None:
+        """Starts no process yet.
+
+        Args:
+            samples: Makes them.
+            batch_size: Samples, at most; with quad a multiple of 4.
+            workers: Processes; 0 makes samples in this one.
+            stride: Rectangles are multiples of it, pixels.
+            pin: Hand out page-locked tensors.
+            quad: Every four samples become one picture of twice the side (spec C.10).
+
+        Raises:
+            DataError: Too few pictures for a quad.
+        """
         self.samples = samples
         self.count = len(samples.reader.records)
-        self.batch_size = min(batch_size, self.count)
+        self.group = _QUAD if quad else 1
+        self.batch_size = min(batch_size, self.count) // self.group * self.group
+        if not self.batch_size:
+            raise DataError(f"quad needs {_QUAD} training pictures or more, here are {self.count}")
         self._rect = None if samples.mosaic else self._rectangles(stride)
-        self._plan = _Plan()
+        self._rest = _Rest(self.group)
         self._loader = DataLoader(
             _TrainingData(samples),
-            batch_sampler=self._plan,  # its items are keys, not numbers
+            batch_sampler=self._rest,  # its items are lists of keys, not of numbers
             num_workers=workers,
             collate_fn=_collate_or_error,
             pin_memory=pin,
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
+            multiprocessing_context=_start_method(workers),
         )
 
     def __len__(self) -> int:
-        """Batches an epoch; the last may be smaller."""
-        return math.ceil(self.count / self.batch_size)
+        """Batches an epoch; the last may be smaller, except with quad, which leaves it out."""
+        if self.group == 1:
+            return math.ceil(self.count / self.batch_size)
+        return self.count // self.batch_size
 
     def _rectangles(self, stride: int) -> RectBatches:
         reader = self.samples.reader
-        shapes = np.array([(r.width, r.height) for r in reader.records])
-        return rectangular_batches(shapes, self.batch_size, reader.image_size, stride, 0.0)
+        return rectangular_batches(
+            _shapes_wh(reader), self.batch_size, reader.image_size, stride, 0.0
+        )
 
     def epoch(
         self, epoch: int, weights: np.ndarray | None = None, skip: int = 0
@@ -119,34 +195,56 @@ class TrainingLoader:
             DataError: A picture changed or vanished since the data was prepared.
             WorkerLostError: A worker died.
         """
-        self._plan.batches = self.plan(epoch, weights)[skip:]
+        self._rest.plan, self._rest.skip = self.plan(epoch, weights), skip
         yield from _delivered(self._loader)
 
-    def plan(self, epoch: int, weights: np.ndarray | None = None) -> list[list[SampleKey]]:
+    def plan(self, epoch: int, weights: np.ndarray | None = None) -> EpochPlan:
         """Keys of every sample of an epoch, batch by batch: a pure function of its arguments."""
         size = self.samples.reader.image_size
+        shapes, repeats = np.array([[size, size]]), None
         if self._rect is not None:  # neighbours in shape stay together, so no shuffling
-            order = self._rect.order.tolist()
-            shapes = self._rect.shapes_hw[self._rect.batch_of_image].tolist()
+            order, shapes = self._rect.order, self._rect.shapes_hw
         else:
-            order = self._drawn_order(epoch, weights)
-            shapes = [(size, size)] * self.count
-        seen: Counter[int] = Counter()
-        keys = []
-        for index, (height, width) in zip(order, shapes, strict=True):
-            keys.append(SampleKey(epoch, index, seen[index], height, width))
-            seen[index] += 1
-        return [keys[i : i + self.batch_size] for i in range(0, self.count, self.batch_size)]
-
-    def _drawn_order(self, epoch: int, weights: np.ndarray | None) -> list[int]:
-        rng = generator(self.samples.seed, "order", epoch)
-        if weights is None:
-            return rng.permutation(self.count).tolist()
-        return rng.choice(self.count, self.count, p=weights / weights.sum()).tolist()
+            rng = generator(self.samples.seed, "order", epoch)
+            if weights is None:
+                order = rng.permutation(self.count)
+            else:
+                order = rng.choice(self.count, self.count, p=weights / weights.sum())
+                repeats = _repeats(order)
+        if self.group > 1:
+            order = order[: len(self) * self.batch_size]
+        return EpochPlan(
+            epoch=epoch,
+            order=order,
+            repeats=repeats,
+            shapes_hw=shapes,
+            batch_size=self.batch_size,
+        )
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
         """One batch made here and now, for a look at it."""
-        return _collate([(*self.samples[key], key.record) for key in keys])
+        return _collate([_item(self.samples, group) for group in _grouped(keys, self.group)])
+
+
+def _repeats(order: np.ndarray) -> np.ndarray:
+    """How often each element came before in the array."""
+    by_value = np.argsort(order, kind="stable")
+    ordered = order[by_value]
+    repeats = np.empty(len(order), np.int64)
+    repeats[by_value] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return repeats
+
+
+def _shapes_wh(reader: ImageReader) -> np.ndarray:
+    shapes = np.empty((len(reader.records), 2), np.int64)
+    for i, record in enumerate(reader.records):
+        shapes[i] = record.width, record.height
+    return shapes
+
+
+def _start_method(workers: int) -> str | None:
+    """How workers begin: as forks, which share the cached pictures."""
+    return "fork" if workers else None
 
 
 def _delivered(loader: "DataLoader[Any]") -> Iterator[Any]:
@@ -187,33 +285,39 @@ def _collate(items: Sequence[_Item]) -> Batch:
 
 
 def _stack(images: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(images))
+    """Pictures (H, W, 3) to (B, 3, H, W), channels last in memory; in a worker, shared memory."""
+    stacked: Tensor = default_collate([torch.from_numpy(image) for image in images])
+    return stacked.permute(0, 3, 1, 2)
 
 
 def _targets(labels: Sequence[np.ndarray]) -> Tensor:
-    rows = [np.insert(each, 0, i, axis=1) for i, each in enumerate(labels)]
-    return torch.from_numpy(np.concatenate(rows).astype(np.float32))
+    image = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
+    rows = np.concatenate((image[:, None], np.concatenate(labels)), axis=1, dtype=np.float32)
+    return torch.from_numpy(rows)
 
 
 class _ValidationData(Dataset[ValidationBatch | DataError]):
     """Its items are whole batches: a batch shares one canvas."""
 
-    def __init__(self, reader: ImageReader, rect: RectBatches) -> None:
+    def __init__(self, reader: ImageReader, rect: RectBatches, batch_size: int) -> None:
         self.reader = reader
         self.rect = rect
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
         return len(self.rect.shapes_hw)
 
     def __getitem__(self, number: int) -> ValidationBatch | DataError:
         height, width = self.rect.shapes_hw[number].tolist()
-        indices = self.rect.order[self.rect.batch_of_image == number].tolist()
+        first = number * self.batch_size
+        indices = self.rect.order[first : first + self.batch_size].tolist()
         try:
             samples = [validation_sample(self.reader, i, (height, width)) for i in indices]
         except DataError as error:
             return error
-        images = _stack([s.image for s in samples])
-        return ValidationBatch(images, _targets([s.labels for s in samples]), samples)
+        images = _stack([s.image.transpose(1, 2, 0) for s in samples])
+        targets = _targets([s.labels for s in samples])
+        return ValidationBatch(images, targets, [replace(s, image=_DELIVERED) for s in samples])
 
 
 class ValidationBatches:
@@ -235,15 +339,15 @@ def validation_loader(
     reader: ImageReader, *, batch_size: int, workers: int, stride: int, pin: bool
 ) -> ValidationBatches:
     """Rectangular validation batches, half a stride of padding around (spec C.7)."""
-    shapes = np.array([(r.width, r.height) for r in reader.records])
-    rect = rectangular_batches(shapes, batch_size, reader.image_size, stride, 0.5)
+    rect = rectangular_batches(_shapes_wh(reader), batch_size, reader.image_size, stride, 0.5)
     return ValidationBatches(
         DataLoader(
-            _ValidationData(reader, rect),
+            _ValidationData(reader, rect, batch_size),
             batch_size=None,
             num_workers=workers,
             pin_memory=pin,
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
+            multiprocessing_context=_start_method(workers),
         )
     )

@@ -1,8 +1,8 @@
 """Detection metrics: matching, average precision, confusion matrix and their text table.
 
-Axes: N detections, M labels, k classes that occur in the labels, 10 IoU thresholds, 1000 points
-of a curve. Detections are rows xyxy, score, class; labels are rows class, xyxy; both in pixels of
-the same space (the native image).
+Axes: N detections, M labels, K crowd regions, k classes that occur in the labels, 10 IoU
+thresholds, 1000 points of a curve. Detections are rows xyxy, score, class; labels and crowd regions
+are rows class, xyxy; all in pixels of the same space (the native image).
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from yolov5_core.boxes import pairwise_iou
+from yolov5_core.boxes import covered_share, pairwise_iou
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).astype(np.float32)  # float32 as the boxes' IoU
 CURVE = np.linspace(0, 1, 1000)  # confidences, or recalls of pr_curve
@@ -21,8 +22,21 @@ _SMOOTHING = 101  # points of the box filter over the mean F1: a tenth of CURVE 
 _EPS = 1e-16
 
 
-def match(detections: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def match(detections: npt.ArrayLike, labels: npt.ArrayLike) -> BoolArray:
     """Tells which detections of one image are correct at each IoU threshold.
+
+    Args:
+        detections: (N, 6) xyxy, score, class.
+        labels: (M, 5) class, xyxy.
+
+    Returns:
+        (N, 10) bool, columns as IOU_THRESHOLDS.
+    """
+    return found_labels(detections, labels) >= 0
+
+
+def found_labels(detections: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Tells which label each detection of one image finds at each IoU threshold.
 
     A detection claims the label of its class it overlaps most; a label claimed by several goes to
     the first of them, so to the best score when detections come in order of score.
@@ -32,22 +46,46 @@ def match(detections: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[np.bo
         labels: (M, 5) class, xyxy.
 
     Returns:
-        (N, 10) bool, columns as IOU_THRESHOLDS.
+        (N, 10) row of the label, -1 for none; columns as IOU_THRESHOLDS.
 
     Source: spec E.3, v7.
     """
     found = _rows(detections, 6)
     truth = _rows(labels, 5)
-    correct = np.zeros((len(found), len(IOU_THRESHOLDS)), dtype=bool)
+    label_of = np.full((len(found), len(IOU_THRESHOLDS)), -1, dtype=np.int64)
     if not len(found) or not len(truth):
-        return correct
+        return label_of
     iou = pairwise_iou(truth[:, 1:], found[:, :4]) * (truth[:, :1] == found[:, 5])  # (M, N)
     best_label, best_iou = iou.argmax(0), iou.max(0)
     for column, threshold in enumerate(IOU_THRESHOLDS):
         claims = np.flatnonzero(best_iou >= threshold)
-        _, first = np.unique(best_label[claims], return_index=True)
-        correct[claims[first], column] = True
-    return correct
+        labels_claimed, first = np.unique(best_label[claims], return_index=True)
+        label_of[claims[first], column] = labels_claimed
+    return label_of
+
+
+def crowd_cover(detections: npt.ArrayLike, crowd: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """The largest share of each detection that lies in one crowd region of its class.
+
+    A crowd region stands for objects nobody counted, so what is found inside is not known to be
+    wrong: a detection that finds no label, with a share of at least the IoU threshold, counts
+    neither for nor against.
+
+    Args:
+        detections: (N, 6) xyxy, score, class.
+        crowd: (K, 5) class, xyxy.
+
+    Returns:
+        (N,) in [0, 1]; 0 without such a region.
+
+    Source: pycocotools 2.0.11, which compares that share where it compares an IoU otherwise.
+    """
+    found = _rows(detections, 6)
+    cover = np.zeros(len(found), np.float32)
+    for cls, *box in _rows(crowd, 5):
+        share = covered_share(np.array(box), found[:, :4])
+        cover = np.maximum(cover, share * (found[:, 5] == cls))
+    return cover
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -98,6 +136,11 @@ class DetectionMetrics:
         return _mean(self.ap)
 
     @property
+    def best_confidence(self) -> float:
+        """Where the mean F1, smoothed, is largest: precision, recall and F1 are taken there."""
+        return float(self.confidence[_best_point(self.f1_curve)])
+
+    @property
     def fitness(self) -> float:
         """What "best" means: 0.1 mAP50 + 0.9 mAP50-95."""
         return 0.1 * self.map50 + 0.9 * self.map50_95
@@ -110,10 +153,11 @@ class DetectionMetrics:
 
 
 def average_precision_per_class(
-    correct: npt.NDArray[np.bool_],
+    correct: BoolArray,
     scores: npt.ArrayLike,
     predicted_classes: npt.ArrayLike,
     target_classes: npt.ArrayLike,
+    ignored: BoolArray | None = None,
 ) -> DetectionMetrics:
     """Computes the metrics of a whole data set from matched detections.
 
@@ -122,6 +166,8 @@ def average_precision_per_class(
         scores: (N,) in [0, 1].
         predicted_classes: (N,).
         target_classes: (M,) class of every label, also of images without detections.
+        ignored: (N, 10) bool: detections that count neither for nor against, and are not correct;
+            None for none.
 
     Returns:
         The metrics; all zero when nothing is correct, k = 0 without labels.
@@ -131,6 +177,7 @@ def average_precision_per_class(
     scores = np.asarray(scores, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
     correct, scores = np.asarray(correct, dtype=bool)[order], scores[order]
+    counted = np.ones_like(correct) if ignored is None else ~ignored[order]
     predicted = np.asarray(predicted_classes)[order].astype(np.int64)
     targets = np.asarray(target_classes).astype(np.int64)
     classes, counts = np.unique(targets, return_counts=True)
@@ -143,8 +190,10 @@ def average_precision_per_class(
         if not correct.any() or not mine.any():
             continue
         true_positives = correct[mine].cumsum(0)  # (n, 10) after each detection
+        shown = counted[mine].cumsum(0)
         recall = true_positives / (count + _EPS)
-        precision = true_positives / np.arange(1, mine.sum() + 1)[:, None]
+        # Before the first that counts nothing is wrong yet.
+        precision = np.where(shown > 0, true_positives / np.maximum(shown, 1), 1.0)
         # Interpolation wants ascending positions, so over falling confidence.
         recall_curve[row] = np.interp(-CURVE, -scores[mine], recall[:, 0], left=0)
         precision_curve[row] = np.interp(-CURVE, -scores[mine], precision[:, 0], left=1)
@@ -155,7 +204,7 @@ def average_precision_per_class(
                 pr_curve[row] = np.interp(CURVE, *points)
 
     f1_curve = 2 * precision_curve * recall_curve / (precision_curve + recall_curve + _EPS)
-    best = int(_smooth(f1_curve.mean(0)).argmax()) if k else 0
+    best = _best_point(f1_curve)
     precision, recall = precision_curve[:, best], recall_curve[:, best]
     tp = (recall * counts).round()
     return DetectionMetrics(
@@ -191,8 +240,16 @@ class ConfusionMatrix:
     def __init__(self, num_classes: int) -> None:
         self.matrix = np.zeros((num_classes + 1, num_classes + 1))
 
-    def add(self, detections: npt.ArrayLike, labels: npt.ArrayLike) -> None:
-        """Counts one image: detections (N, 6) xyxy, score, class; labels (M, 5) class, xyxy."""
+    def add(
+        self, detections: npt.ArrayLike, labels: npt.ArrayLike, crowd: npt.ArrayLike = ()
+    ) -> None:
+        """Counts one image.
+
+        Args:
+            detections: (N, 6) xyxy, score, class.
+            labels: (M, 5) class, xyxy.
+            crowd: (K, 5) class, xyxy; a false detection that lies in one counts nowhere.
+        """
         found = _rows(detections, 6)
         found = found[found[:, 4] > self.confidence]
         truth = _rows(labels, 5)
@@ -207,8 +264,10 @@ class ConfusionMatrix:
                 if best_iou[i] > self.iou and not label_taken[best_label[i]]:
                     label_of[i] = best_label[i]
                     label_taken[best_label[i]] = True
+        counts = (label_of >= 0) | (crowd_cover(found, crowd) <= self.iou)
         # An unmatched detection's -1 picks the appended background.
-        np.add.at(self.matrix, (predicted, np.append(true, background)[label_of]), 1)
+        columns = np.append(true, background)[label_of[counts]]
+        np.add.at(self.matrix, (predicted[counts], columns), 1)
         np.add.at(self.matrix[background], true[~label_taken], 1)
 
 
@@ -253,6 +312,11 @@ def _area(recall: FloatArray, precision: FloatArray) -> float:
     """Trapezoid integral over 101 equally spaced recalls."""
     grid = np.linspace(0, 1, 101)
     return float(np.trapezoid(np.interp(grid, recall, precision), grid))
+
+
+def _best_point(f1_curve: FloatArray) -> int:
+    """Index into CURVE of the largest smoothed mean F1; 0 without classes."""
+    return int(_smooth(f1_curve.mean(0)).argmax()) if len(f1_curve) else 0
 
 
 def _smooth(values: FloatArray) -> FloatArray:

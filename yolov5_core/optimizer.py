@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from yolov5_core.config import ConfigError
+from yolov5_core.config import ConfigError, OptimizerKind
 from yolov5_core.model import Detector
 from yolov5_core.schedule import StepSettings
 
@@ -36,11 +36,14 @@ def parameter_groups(model: nn.Module) -> ParameterGroups:
 
 
 def build_optimizer(
-    model: nn.Module, *, adam: bool, lr: float, momentum: float, weight_decay: float
+    model: nn.Module, kind: OptimizerKind, *, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or Adam with betas (momentum, 0.999).
+    """SGD with Nesterov momentum, or Adam or AdamW with betas (momentum, 0.999).
 
-    `weight_decay` is already scaled to the effective batch (schedule.scaled_weight_decay).
+    `weight_decay` is already scaled to the effective batch (schedule.scaled_weight_decay). Adam
+    adds it to the gradient, AdamW takes it off the weights.
+
+    Source: spec D.2.
     """
     groups = parameter_groups(model)
     settings = [
@@ -48,13 +51,16 @@ def build_optimizer(
         {"params": groups.decayed, "weight_decay": weight_decay},
         {"params": groups.norm, "weight_decay": 0.0},
     ]
-    if adam:
-        return torch.optim.Adam(settings, lr=lr, betas=(momentum, 0.999), foreach=True)
+    betas = (momentum, 0.999)
+    if kind == "adam":
+        return torch.optim.Adam(settings, lr=lr, betas=betas, foreach=True)
+    if kind == "adamw":
+        return torch.optim.AdamW(settings, lr=lr, betas=betas, foreach=True)
     return torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=True, foreach=True)
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
-    """Sets rate and momentum of each group for one step; Adam has no momentum to set."""
+    """Sets rate and momentum of each group for one step; only SGD has a momentum to set."""
     for index, group in enumerate(optimizer.param_groups):
         group["lr"] = settings.lr_bias if index == 0 else settings.lr
         if "momentum" in group:

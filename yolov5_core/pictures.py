@@ -42,6 +42,7 @@ _CELL_SIDE = 360  # pixels; smaller pictures are enlarged so that labels can be 
 _TITLE_HEIGHT = 22  # pixels
 _GAP = 4  # pixels between cells
 _GROUND = (38, 42, 48)  # RGB behind and between pictures
+_TITLE_INK = (235, 235, 235)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TAG_SIZE = 0.42  # font scale of the text on a box
 _JPEG_QUALITY = 90
@@ -50,12 +51,22 @@ _Strip = tuple[int, int, int, int]  # xyxy pixels of a text's ground, in its cel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """How a box is drawn that stands for more than its class."""
+
+    colour: tuple[int, int, int]  # RGB
+    meaning: str  # in the legend below the grid
+    tagged: bool = True  # whether the class is written on the box
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Boxes:
     """The boxes of one picture: labels, or predictions with their scores."""
 
     xyxy: np.ndarray  # (N, 4) pixels
     classes: np.ndarray  # (N,) class indices, any number type
-    scores: np.ndarray | None = None  # (N,) in [0, 1]; None for labels
+    scores: np.ndarray | None = None  # (N,) in [0, 1], NaN for a label; None where all are labels
+    marks: Sequence[Mark] | None = None  # N; None: the colours of the classes
 
 
 def colour(class_index: int) -> tuple[int, int, int]:
@@ -72,7 +83,8 @@ def draw_batch(
 ) -> Path:
     """Writes the first pictures of a batch as one grid, with boxes, class names and titles.
 
-    The grid has n = ceil(sqrt(pictures)) cells per side and is filled column by column.
+    The grid has n = ceil(sqrt(pictures)) cells per side and is filled column by column. Below it is
+    a legend if boxes have marks.
 
     Args:
         images: (B, 3, H, W) uint8 RGB; never changed. At most MAX_PICTURES are drawn.
@@ -104,11 +116,12 @@ def draw_batch(
     grid = np.full((per_side * cell_h + _GAP, columns * cell_w + _GAP, 3), _GROUND, np.uint8)
     for i in range(count):
         column, row = divmod(i, per_side)
-        cell = _draw_cell(images[i], boxes[i], names, scale)
+        cell = draw_picture(images[i], boxes[i], names, scale)
         top, left = row * cell_h + _GAP, column * cell_w + _GAP
-        _write_text(grid, titles[i][:TITLE_LENGTH], (left, top), cell_w - _GAP, (235, 235, 235))
+        _write_text(grid, titles[i][:TITLE_LENGTH], (left, top), cell_w - _GAP, _TITLE_INK)
         top += _TITLE_HEIGHT
         grid[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    grid = _with_legend(grid, [mark for b in boxes[:count] for mark in b.marks or ()])
     return write_encoded(path, encode(grid, path.suffix))
 
 
@@ -127,23 +140,48 @@ def write_encoded(path: Path, data: bytes) -> Path:
     return temporary.replace(path)
 
 
-def _draw_cell(image: np.ndarray, boxes: Boxes, names: Sequence[str], scale: float) -> np.ndarray:
+def _with_legend(grid: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
+    """The grid and, for what its marks mean, a strip below."""
+    colours = {mark.meaning: mark.colour for mark in marks}
+    if not colours:
+        return grid
+    strip = np.full((_TITLE_HEIGHT + _GAP, grid.shape[1], 3), _GROUND, np.uint8)
+    left = _GAP
+    for meaning, fill in sorted(colours.items()):
+        cv2.rectangle(strip, (left, 5), (left + 14, _TITLE_HEIGHT - 5), fill, cv2.FILLED)
+        origin = left + 20, _TITLE_HEIGHT - 7
+        cv2.putText(strip, meaning, origin, _FONT, 0.45, _TITLE_INK, 1, cv2.LINE_AA)
+        left += 40 + cv2.getTextSize(meaning, _FONT, 0.45, 1)[0][0]
+    return np.concatenate((grid, strip))
+
+
+def draw_picture(image: np.ndarray, boxes: Boxes, names: Sequence[str], scale: float) -> np.ndarray:
     """One picture (3, H, W) at its size in the grid, with its boxes: (h, w, 3)."""
     picture = np.ascontiguousarray(image.transpose(1, 2, 0))
     size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
     cell = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     corners = np.rint(np.asarray(boxes.xyxy, np.float64).reshape(-1, 4) * scale)
     corners = np.clip(corners, 0, (*size, *size)).astype(int)
-    classes = [int(index) for index in boxes.classes]
-    for (x1, y1, x2, y2), index in zip(corners.tolist(), classes, strict=True):
-        cv2.rectangle(cell, (x1, y1), (x2, y2), colour(index), 2, cv2.LINE_AA)
+    styles = [_style(boxes, names, position) for position in range(len(corners))]
+    for (x1, y1, x2, y2), (ink, _) in zip(corners.tolist(), styles, strict=True):
+        cv2.rectangle(cell, (x1, y1), (x2, y2), ink, 2, cv2.LINE_AA)
     taken: list[_Strip] = []
-    for position, index in enumerate(classes):  # after all boxes: no box crosses a text
-        text = names[index] if index < len(names) else str(index)
-        if boxes.scores is not None:
-            text += f" {boxes.scores[position]:.1f}"
-        taken.append(_draw_tag(cell, text, corners[position], colour(index), taken))
+    for where, (ink, text) in zip(corners, styles, strict=True):  # after all boxes: none crosses it
+        if text:
+            taken.append(_draw_tag(cell, text, where, ink, taken))
     return cell
+
+
+def _style(boxes: Boxes, names: Sequence[str], position: int) -> tuple[tuple[int, int, int], str]:
+    """Colour and text of a box."""
+    index = int(boxes.classes[position])
+    text = names[index] if index < len(names) else str(index)
+    if boxes.scores is not None and not np.isnan(boxes.scores[position]):
+        text += f" {boxes.scores[position]:.1f}"
+    if boxes.marks is None:
+        return colour(index), text
+    mark = boxes.marks[position]
+    return mark.colour, text if mark.tagged else ""
 
 
 def _draw_tag(

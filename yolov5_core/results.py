@@ -48,6 +48,11 @@ class ResultsRow:
         """The ten values of TENSORBOARD_TAGS."""
         return (*self.losses[:3], *self.results)
 
+    @property
+    def fitness(self) -> float:
+        """0.1 mAP50 + 0.9 mAP50-95; 0 when not evaluated."""
+        return 0.1 * self.results[2] + 0.9 * self.results[3]
+
 
 def header() -> str:
     """The line above an epoch's progress, begun by a newline.

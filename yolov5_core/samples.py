@@ -5,35 +5,61 @@ alone. Images are (H, W, 3) uint8, BGR until the end; labels (n, 5) float32 clas
 """
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from yolov5_core.augment import (
-    apply_hsv,
     flip_left_right,
     flip_up_down,
     hsv_gains,
     letterbox,
     mixup,
     mixup_ratio,
-    resize_longest,
+    resize,
+    to_rgb,
 )
 from yolov5_core.boxes import clip_boxes, denormalise, normalise, resized_hw
 from yolov5_core.config import AugmentConfig
-from yolov5_core.dataset import DataError, Record, read_image
-from yolov5_core.mosaic import Tile, choose_copies, copy_paste, draw_mosaic_center, mosaic4
-from yolov5_core.perspective import draw_perspective, random_perspective
+from yolov5_core.dataset import NO_SEGMENT, DataError, Record
+from yolov5_core.decode import PictureError, decode
+from yolov5_core.mosaic import (
+    Corner,
+    Tile,
+    choose_copies,
+    copy_paste,
+    corners4,
+    corners9,
+    draw_mosaic9_crop,
+    draw_mosaic_center,
+    is_seen,
+    mirrored_window,
+    new_canvas,
+    paint,
+    place_labels,
+)
+from yolov5_core.perspective import (
+    draw_perspective,
+    plan_warp,
+    seen_window,
+    warp_image,
+    warp_labels,
+)
 from yolov5_core.randomness import generator
 
 log = logging.getLogger(__name__)
 
 _CLIP_MARGIN = 1e-3  # pixels: keeps every centre inside the last grid cell, spec C.10
 _CACHE_SHARE = 0.8  # of the free memory, at most
+_REDUCTIONS = (8, 4, 2)  # how many times smaller a JPEG can be decoded
+_JPEG_START = b"\xff\xd8\xff"
+_QUAD_OFFSETS = np.array([(0, 0), (0, 1), (1, 0), (1, 1)], np.float32)  # x, y of each picture
 
 
 class SampleKey(NamedTuple):
@@ -46,6 +72,23 @@ class SampleKey(NamedTuple):
     width: int
 
 
+class _Pictures(NamedTuple):
+    """Decoded pictures in one block, which forked processes share: nothing in it is ever written.
+
+    As separate arrays their reference counts would be, and each process would end up with copies.
+    """
+
+    pixels: np.ndarray  # (bytes,) uint8
+    shapes_hw: np.ndarray  # (n, 2) int64
+    starts: np.ndarray  # (n,) int64, of each picture in `pixels`
+
+    def view(self, index: int) -> np.ndarray:
+        """One picture (h, w, 3)."""
+        height, width = self.shapes_hw[index].tolist()
+        start = int(self.starts[index])
+        return self.pixels[start : start + 3 * height * width].reshape(height, width, 3)
+
+
 class ImageReader:
     """Reads images with their longer side at `image_size`, from memory once they were cached."""
 
@@ -53,31 +96,58 @@ class ImageReader:
         self.records = records
         self.image_size = image_size
         self.augmenting = augmenting
-        self._cache: list[np.ndarray | None] = [None] * len(records)
+        self._cached: _Pictures | None = None
 
-    def read(self, index: int) -> np.ndarray:
-        """The image (h, w, 3) uint8 BGR; do not write to it.
+    def shape_hw(self, record: Record) -> tuple[int, int]:
+        """Height and width of the image that `read` gives."""
+        return resized_hw((record.height, record.width), self.image_size)
+
+    def read(self, index: int, record: Record) -> np.ndarray:
+        """One image.
+
+        Args:
+            index: Which.
+            record: self.records[index]: records may be made anew each time they are asked for.
+
+        Returns:
+            (h, w, 3) uint8 BGR; do not write to it.
 
         Raises:
             DataError: The file changed or vanished since the data was prepared.
         """
-        cached = self._cache[index]
-        return self._decode(index) if cached is None else cached
+        return self._decode(record) if self._cached is None else self._cached.view(index)
 
-    def _decode(self, index: int) -> np.ndarray:
-        record = self.records[index]
-        image = read_image(record.path)
-        if image.shape[:2] != (record.height, record.width):
-            raise DataError(
-                f"{record.path}: is {image.shape[1]}x{image.shape[0]} now, was "
-                f"{record.width}x{record.height} when the data was prepared: start a new run"
-            )
-        return resize_longest(image, self.image_size, self.augmenting)
+    def _decode(self, record: Record) -> np.ndarray:
+        try:
+            image = self._decoded(record, record.place.read())
+        except (OSError, PictureError) as error:
+            raise DataError(f"{record.name}: {error}; start a new run") from error
+        return resize(image, self.shape_hw(record), self.augmenting)
+
+    def _decoded(self, record: Record, data: bytes) -> np.ndarray:
+        factor = self._reduction(record) if data.startswith(_JPEG_START) else 1
+        image = decode(data, factor)
+        if image.shape[:2] == (-(-record.height // factor), -(-record.width // factor)):
+            return image
+        height, width = decode(data).shape[:2]
+        raise DataError(
+            f"{record.name}: is {width}x{height} now, was {record.width}x{record.height} "
+            "when the data was prepared: start a new run"
+        )
+
+    def _reduction(self, record: Record) -> int:
+        """The most times smaller a picture may be decoded without having to be enlarged."""
+        if not self.augmenting:  # evaluation averages areas, spec C.5
+            return 1
+        longer = max(record.height, record.width)
+        return next((f for f in _REDUCTIONS if -(-longer // f) >= self.image_size), 1)
 
     def cache(self, progress: Callable[[int, int], None]) -> None:
         """Decodes every image into memory, unless they would not fit: then it says so."""
-        shapes = [resized_hw((r.height, r.width), self.image_size) for r in self.records]
-        need, free = sum(3 * h * w for h, w in shapes), available_memory()
+        count = len(self.records)
+        shapes = np.array([self.shape_hw(r) for r in self.records], np.int64).reshape(-1, 2)
+        ends = np.cumsum(3 * shapes.prod(1))
+        need, free = int(ends[-1]) if count else 0, available_memory()
         if need > _CACHE_SHARE * free:
             log.warning(
                 "cache_images: %.1f GB of pictures do not fit in %.1f GB of free memory; "
@@ -86,18 +156,41 @@ class ImageReader:
                 free / 1e9,
             )
             return
+        log.info(
+            "cache_images: %d pictures take %.2f GB of %.1f GB free", count, need / 1e9, free / 1e9
+        )
+        pictures = _Pictures(np.empty(need, np.uint8), shapes, ends - 3 * shapes.prod(1))
+
+        def fill(index: int) -> None:
+            pictures.view(index)[:] = self._decode(self.records[index])
+
         with ThreadPoolExecutor() as pool:
-            for done, image in enumerate(pool.map(self._decode, range(len(self.records)))):
-                self._cache[done] = image
-                progress(done + 1, len(self.records))
+            for done, _ in enumerate(pool.map(fill, range(count)), 1):
+                progress(done, count)
+        self._cached = pictures
 
 
-def available_memory() -> int:
-    """Bytes of memory this machine can still give without swapping."""
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory this machine, and a container's limit, can still give without swapping.
+
+    Args:
+        root: Of the file system.
+    """
+    for line in (root / "proc/meminfo").read_text("ascii").splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+            return min(int(line.split()[1]) * 1024, _left_in_container(root / "sys/fs/cgroup"))
     raise OSError("/proc/meminfo has no MemAvailable line: cache_images needs Linux 3.14 or newer")
+
+
+def _left_in_container(folder: Path) -> int:
+    """Bytes below the memory limit (cgroup 2) around this process; very many without one."""
+    try:
+        limit = int((folder / "memory.max").read_text("ascii"))
+        used = int((folder / "memory.current").read_text("ascii"))
+        stat = (folder / "memory.stat").read_text("ascii").split()
+    except (OSError, ValueError):  # no such limit: no file, or the word "max"
+        return sys.maxsize
+    return limit - used + int(stat[stat.index("inactive_file") + 1])  # files read once: given back
 
 
 class TrainingSamples:
@@ -115,7 +208,7 @@ class TrainingSamples:
         """One sample.
 
         Returns:
-            (3, H, W) uint8 RGB, labels (n, 5) float32 class, normalised cx, cy, w, h.
+            (H, W, 3) uint8 RGB, labels (n, 5) float32 class, normalised cx, cy, w, h.
         """
         c = self.augment
         rng = generator(self.seed, "augment", key.epoch, key.record, key.repeat)
@@ -129,55 +222,95 @@ class TrainingSamples:
         height, width = image.shape[:2]
         labels = labels.copy()
         labels[:, 1:] = clip_boxes(labels[:, 1:], width - _CLIP_MARGIN, height - _CLIP_MARGIN)
-        gains = hsv_gains(rng, c)
-        if gains is not None:
-            image = apply_hsv(image, gains)
+        image = to_rgb(image, hsv_gains(rng, c))
         if rng.random() < c.flipud:
             image, labels = flip_up_down(image, labels)
         if rng.random() < c.fliplr:
             image, labels = flip_left_right(image, labels)
         labels[:, 1:] = normalise(labels[:, 1:], width, height)
-        return to_rgb_chw(image), labels.astype(np.float32)
+        return image, labels.astype(np.float32)
+
+    def quad(self, keys: Sequence[SampleKey]) -> tuple[np.ndarray, np.ndarray]:
+        """One picture of twice the sides: the first sample enlarged, or all four side by side.
+
+        Args:
+            keys: Four, of one canvas size; the first decides which of the two, evenly.
+
+        Returns:
+            (2 H, 2 W, 3) uint8 RGB, labels (n, 5) float32 class, normalised cx, cy, w, h.
+
+        Source: spec C.10.
+        """
+        first = keys[0]
+        rng = generator(self.seed, "quad", first.epoch, first.record, first.repeat)
+        if rng.random() < 0.5:
+            image, labels = self[first]
+            return cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR), labels
+        images, rows = zip(*(self[key] for key in keys), strict=True)
+        columns = [np.concatenate(images[i : i + 2], axis=0) for i in (0, 2)]
+        for labels, offset in zip(rows, _QUAD_OFFSETS, strict=True):
+            labels[:, 1:3] += offset
+            labels[:, 1:] /= 2
+        return np.concatenate(columns, axis=1), np.concatenate(rows)
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A mosaic around a record: (s, s, 4) uint8 BGR and labels in its pixels."""
         size = self.reader.image_size
-        center = draw_mosaic_center(rng, size)
-        others = rng.integers(len(self.reader.records), size=3).tolist()
-        tiles = [self._tile(i) for i in rng.permutation([index, *others]).tolist()]
-        image, labels, segments = mosaic4(tiles, center, size)
+        indices, records, corners = self._draw_tiles(index, rng)
+        tiles = [Tile(self.reader.shape_hw(r), r.labels, r.segments) for r in records]
+        labels, segments = place_labels(tiles, corners, 2 * size)
         chosen = choose_copies(rng, self.augment.copy_paste, segments)
-        image, labels, segments = copy_paste(image, labels, segments, chosen)
         draw = draw_perspective(rng, self.augment)
-        border = (-size // 2, -size // 2)
-        image, labels, _ = random_perspective(image, labels, segments, draw, border)
-        return image, labels
+        warp = plan_warp(draw, (2 * size, 2 * size), (-size // 2, -size // 2))
+        window = seen_window(warp)  # no other pixel of the canvas is worked out
+        if chosen:
+            window = mirrored_window(window, 2 * size)
+        canvas = new_canvas(2 * size, window)
+        for i, record, tile, corner in zip(indices, records, tiles, corners, strict=True):
+            if is_seen(tile.size_hw, corner, window):
+                paint(canvas, self.reader.read(i, record), corner, window)
+        canvas, labels, segments = copy_paste(canvas, labels, segments, chosen)
+        return warp_image(canvas, warp), warp_labels(labels, segments, warp)[0]
 
-    def _tile(self, index: int) -> Tile:
-        record = self.reader.records[index]
-        return Tile(self.reader.read(index), record.labels, record.segments)
+    def _draw_tiles(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[list[int], list[Record], list[Corner]]:
+        """Draws the records of a mosaic, in the order of their places, and where they lie."""
+        size, count = self.reader.image_size, len(self.reader.records)
+        nine = self.augment.mosaic9 > 0 and rng.random() < self.augment.mosaic9
+        center = (0, 0) if nine else draw_mosaic_center(rng, size)
+        others = rng.integers(count, size=8 if nine else 3).tolist()
+        indices = rng.permutation([index, *others]).tolist()
+        records = [self.reader.records[i] for i in indices]
+        sizes = [self.reader.shape_hw(record) for record in records]
+        if nine:
+            return indices, records, corners9(sizes, size, draw_mosaic9_crop(rng, size))
+        return indices, records, corners4(sizes, center)
 
     def _single(self, key: SampleKey, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        tile = self._tile(key.record)
-        boxed, geometry = letterbox(tile.image, (key.height, key.width))
+        """One letterboxed picture: (H, W, 4) uint8 BGR and labels in its pixels."""
+        record = self.reader.records[key.record]
+        boxed, geometry = letterbox(self.reader.read(key.record, record), (key.height, key.width))
         (width, height), (pad_x, pad_y) = geometry.unpadded_wh, geometry.pad
-        labels = tile.labels_cxcywh.copy()
+        labels = record.labels.copy()
         labels[:, 1:] = denormalise(labels[:, 1:], width, height, pad_x, pad_y)
         size_wh, pad = np.array((width, height)), np.array((pad_x, pad_y))
-        segments = [s * size_wh + pad for s in tile.segments_normalised]
-        draw = draw_perspective(rng, self.augment)
-        image, labels, _ = random_perspective(boxed, labels, segments, draw)
-        return image, labels
+        segments = [s * size_wh + pad if len(s) else NO_SEGMENT for s in record.segments]
+        warp = plan_warp(draw_perspective(rng, self.augment), (key.height, key.width))
+        image = warp_image(cv2.cvtColor(boxed, cv2.COLOR_BGR2BGRA), warp)
+        return image, warp_labels(labels, segments, warp)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationSample:
     """One letterboxed validation picture and how to map its detections back."""
 
-    image: np.ndarray  # (3, H, W) uint8 RGB
+    image: np.ndarray  # (3, H, W) uint8 RGB, channels last in memory; empty inside a batch
     labels: np.ndarray  # (n, 5) float32 class, cx, cy, w, h normalised to the canvas
     index: int  # of the record
     native_hw: tuple[int, int]
     ratio_pad: tuple[tuple[float, float], tuple[float, float]]  # as boxes.unletterbox wants it
+    crowd: np.ndarray  # (k, 5) float32 class, cx, cy, w, h normalised to the native picture
 
 
 def validation_sample(
@@ -188,7 +321,7 @@ def validation_sample(
     Source: spec C.7.
     """
     record = reader.records[index]
-    image = reader.read(index)
+    image = reader.read(index, record)
     height, width = image.shape[:2]
     boxed, geometry = letterbox(image, canvas_hw, scaleup=False)
     labels = record.labels.copy()
@@ -197,14 +330,10 @@ def validation_sample(
     )
     labels[:, 1:] = normalise(boxes, boxed.shape[1], boxed.shape[0])
     return ValidationSample(
-        image=to_rgb_chw(boxed),
+        image=to_rgb(boxed, None).transpose(2, 0, 1),
         labels=labels,
         index=index,
         native_hw=(record.height, record.width),
         ratio_pad=((height / record.height, width / record.width), geometry.pad),
+        crowd=record.crowd,
     )
-
-
-def to_rgb_chw(image_bgr: np.ndarray) -> np.ndarray:
-    """(H, W, 3) BGR to contiguous (3, H, W) RGB."""
-    return np.ascontiguousarray(image_bgr[..., ::-1].transpose(2, 0, 1))

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from yolov5_core.schedule import ScheduleConfig, scaled_weight_decay, settings_a
 log = logging.getLogger(__name__)
 
 _GRADIENT_NORM = 10.0  # spec D.3
+_QUAD = 4  # pictures that quad makes one, and so what the loss of a batch is short of (spec D.3)
 _CHECK_EVERY = 50  # steps between looks at the loss on CUDA, where each look waits for the device
 
 
@@ -76,7 +78,7 @@ class Trainer:
         self.schedule = _schedule(config)
         self.optimizer = build_optimizer(
             self.model,
-            adam=config.adam,
+            config.optimizer,
             lr=config.hyp.lr0,
             momentum=config.hyp.momentum,
             weight_decay=scaled_weight_decay(config.hyp.weight_decay, config.batch_size),
@@ -121,6 +123,7 @@ class Trainer:
             workers=c.workers,
             stride=max(self.model.max_stride, 32),
             pin=self.device.type == "cuda",
+            quad=c.quad,
         )
 
     def cache_images(self, progress: Callable[[int, int], None]) -> None:
@@ -128,7 +131,7 @@ class Trainer:
         for reader in (self.train_reader, self.val_reader):
             reader.cache(progress)
 
-    def plan(self) -> list[list[SampleKey]]:
+    def plan(self) -> Sequence[list[SampleKey]]:
         """Keys of every sample of the next epoch, batch by batch."""
         return self.loader.plan(self.epoch, self._image_weights())
 
@@ -170,6 +173,8 @@ class Trainer:
         with autocast(self.device):
             raw = self.model(images)
         total, items = self.loss(raw, targets)
+        if self.config.quad:
+            total = total * _QUAD
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         return items
 
@@ -187,7 +192,7 @@ class Trainer:
         box, obj, cls = mean.tolist()
         if math.isfinite(box + obj + cls):
             return box, obj, cls
-        names = [self.train_reader.records[i].path.name for i in batch.indices]
+        names = [Path(self.train_reader.records[i].name).name for i in batch.indices]
         raise TrainingDivergedError(
             f"epoch {self.epoch}, step {self.step}: the loss is not finite (box, obj, cls: "
             f"{box}, {obj}, {cls}); the batch was {', '.join(names)}. The last saved epoch is "
@@ -212,7 +217,8 @@ class Trainer:
         """The batch at a random size, 50 to 150 %, if multi-scale is on (spec D.3)."""
         if not self.config.multi_scale:
             return images
-        stride, size = max(self.model.max_stride, 32), self.config.image_size
+        stride = max(self.model.max_stride, 32)
+        size = self.config.image_size * (2 if self.config.quad else 1)
         rng = generator(self.config.seed, "multi_scale", self.step)
         side = int(rng.integers(int(size * 0.5), int(size * 1.5) + stride)) // stride * stride
         factor = side / max(images.shape[2:])
@@ -269,6 +275,16 @@ class Trainer:
         )
 
     @property
+    def over(self) -> bool:
+        """True when no epoch is left to train, or the fitness has not risen for too long.
+
+        A function of the history alone, so it is the same after a restore(). Without evaluations
+        there is no fitness, and nothing stops early.
+        """
+        patience = self.config.patience
+        return self.epoch >= self.config.epochs or 0 < patience <= stalled(self.history)
+
+    @property
     def results_text(self) -> str:
         """The whole results.txt."""
         return "".join(format_row(row) for row, _ in self.history)
@@ -313,6 +329,19 @@ class Trainer:
         self.loss.balance = list(resume["balance"])
         self._class_maps = np.array(resume["class_maps"])
         self.history = [_row_and_time(entry) for entry in resume["history"]]
+
+
+def stalled(history: Sequence[tuple[ResultsRow, float]]) -> int:
+    """Evaluated epochs since the last with a fitness above all before it; from the start, above 0.
+
+    An equal fitness is none the better, so a run that finds nothing at all stalls too.
+    """
+    best, count = 0.0, 0
+    for row, _ in history:
+        if any(row.results):  # zeros: not evaluated
+            better = row.fitness > best
+            best, count = (row.fitness, 0) if better else (best, count + 1)
+    return count
 
 
 def _row_and_time(entry: dict[str, Any]) -> tuple[ResultsRow, float]:

@@ -22,7 +22,8 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.retrain import retrain
-from tasks.records import RetrainConfig, RunSummary, StageRecord
+from tasks.records import RunSummary, StageRecord
+from tasks.settings import RetrainConfig
 from tasks.stage import read_stage
 from tasks.store import Store, open_store
 from yolov5_core import checkpoint

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from tasks import checkpoints, train
+from tasks import checkpoints, epochs
 from tasks.stage import read_stage
 from tasks.store import open_store
 from tests.end_to_end.conftest import run_command, tiny_arguments
@@ -46,8 +46,8 @@ def as_root(*words: str) -> bool:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries come at once."""
     for name in ("save_checkpoint", "record"):
-        quick = getattr(train, name).with_options(retry_delay_seconds=0)
-        monkeypatch.setattr(train, name, quick)
+        quick = getattr(epochs, name).with_options(retry_delay_seconds=0)
+        monkeypatch.setattr(epochs, name, quick)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from flows import stages
 from tasks import checkpoints
 from tasks.records import StageRecord
 from tasks.run import begin_run
+from tasks.settings import RetrainConfig
 from tasks.store import open_store
 from tests.end_to_end.conftest import TINY, captured_log, tiny_config
 from tests.yolov5_core.test_foreign import stripped_v7
@@ -94,6 +95,7 @@ def test_what_must_not_matter_gives_the_same_bytes(training, plain, changes):
         {"lr_curve": "cosine", "epochs": 3},
         {"iou": "giou"},
         {"autobalance": True, "epochs": 2},
+        {"quad": True},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -109,10 +111,107 @@ def test_multi_scale_trains_at_another_size(training):
     assert widths != {64}
 
 
-def test_adam_is_what_optimises(training, plain):
+def test_adam_and_adamw_are_what_optimises(training, plain):
     assert "nesterov" in plain.state["optimizer"]["param_groups"][0]
-    groups = training(adam=True).state["optimizer"]["param_groups"]
-    assert all(group["betas"] == (0.937, 0.999) for group in groups)
+    adam, adamw = (training(optimizer=kind) for kind in ("adam", "adamw"))
+    for found, decoupled in ((adam, False), (adamw, True)):
+        groups = found.state["optimizer"]["param_groups"]
+        assert all(group["betas"] == (0.937, 0.999) for group in groups)
+        assert all(group["decoupled_weight_decay"] == decoupled for group in groups)
+    assert not same(adam.weights, adamw.weights)
+
+
+def outputs(found: Trained) -> list[str]:
+    """What the train stage lists, below the run's folder."""
+    start = f"runs/{found.folder.name}/"
+    return [output.key.removeprefix(start) for output in found.record.outputs]
+
+
+def test_save_period_keeps_every_nth_complete_state(training):
+    found = training(save_period=2, epochs=5)
+    kept = ["weights/epoch1.pt", "weights/epoch3.pt"]
+    assert [name for name in outputs(found) if name.startswith("weights/")] == kept
+    assert sorted(path.name for path in (found.folder / "weights").iterdir()) == [
+        *("epoch1.pt", "epoch3.pt")
+    ]
+    for name, epoch in zip(kept, (1, 3), strict=True):
+        state = checkpoint.load(found.folder / name)
+        assert state["epoch"] == epoch
+        assert len(state["resume"]["history"]) == epoch + 1
+        assert state["optimizer"] is not None
+
+
+def test_kept_states_are_listed_whichever_attempt_made_them_unless_deleted(training):
+    found = training(save_period=1, epochs=2)
+    (found.folder / "stages" / "train.json").unlink()
+    (found.folder / "weights" / "epoch0.pt").unlink()
+    again = replace(found, record=stages.train(str(found.folder.parents[1]), found.folder.name))
+    assert again.record.result["epochs"] == 0
+    assert [name for name in outputs(again) if name.startswith("weights/")] == ["weights/epoch1.pt"]
+
+
+# ---- early stopping ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def stopped(training: Train) -> Trained:
+    """A run that no fitness rises far enough for; it saves only when it is over."""
+    return training(patience=1, epochs=12, nosave=True)
+
+
+def test_training_stops_at_the_first_epoch_that_is_no_better_and_says_why(stopped):
+    fitness = [row["results"] for row in stopped.state["resume"]["history"]]
+    fitness = [0.1 * results[2] + 0.9 * results[3] for results in fitness]
+    assert 1 < len(fitness) < 12
+    assert all(now < then for now, then in itertools.pairwise(fitness[:-1]))
+    assert fitness[-1] <= max(fitness[:-1])
+    line = next(line for line in stopped.log if "stopped early" in line)
+    assert f"after epoch {len(fitness)} of 12" in line
+    assert f"resume run {stopped.folder.name} with more patience" in line
+
+
+def test_what_stopped_early_is_as_complete_as_any_run(stopped):
+    count = len(stopped.rows)
+    assert stopped.state["epoch"] == count - 1
+    assert [row.epoch for row in stopped.rows] == list(range(count))
+    assert (stopped.folder / "results.txt").read_text() == stopped.state["training_results"]
+    assert stopped.record.result["epochs"] == count
+    assert stopped.record.result["stopped_early"]
+    assert any(line.startswith(f"{count} epochs completed in") for line in stopped.log)
+    log = stopped.folder / "checkpoints" / "log"
+    assert [path.name for path in log.iterdir()] == ["00000001.json"]  # nosave: the last epoch
+
+
+def test_the_other_stages_take_a_run_that_stopped_early(stopped):
+    store, run = str(stopped.folder.parents[1]), stopped.folder.name
+    for stage in ("evaluate", "finalize", "upload", "plot"):
+        stages.STAGE_FLOWS[stage](store, run)
+    last = checkpoint.load(stopped.folder / "weights" / "last.pt")
+    assert (last["epoch"], last["optimizer"], last["resume"]) == (-1, None, None)
+    text = (stopped.folder / "results.txt").read_text()
+    assert parse_results(text) == stopped.rows
+    assert (stopped.folder / "plots" / "results.png").is_file()
+
+
+def test_a_run_that_stopped_early_trains_on_only_with_more_patience(training):
+    found = training(patience=1, epochs=12)
+    store, run = str(found.folder.parents[1]), found.folder.name
+    (found.folder / "stages" / "train.json").unlink()  # as if it had died right before
+    again = stages.train(store, run)
+    assert again.result["epochs"] == 0
+    assert again.result["stopped_early"]
+    assert again.result["last"] == found.record.result["last"]
+    asked = RetrainConfig(store=store, resume=run, patience=2)
+    begin_run(asked, datetime.now(UTC))
+    further = stages.train(store, run)
+    assert further.result["epochs"] > 0
+    whole = training(patience=2, epochs=12)
+    state = checkpoint.load(found.folder.parents[2] / "store" / further.result["last"]["key"])
+    assert same(state["resume"]["model"], whole.weights)
+
+
+def test_nothing_stops_early_without_evaluations(training):
+    assert len(training(notest=True, patience=1, epochs=3).rows) == 3
 
 
 def test_notest_leaves_zeros_in_every_row_but_the_last(training):

@@ -99,7 +99,7 @@ def test_the_data_set_table_counts_pictures_and_labels(stage_runs):
 def test_the_pictures_are_inside_the_artifact(stage_runs):
     gallery = artifacts_of(stage_runs["plot"].id)["plots"]
     assert gallery.type == "markdown"
-    assert gallery.data.count("(data:image/jpeg;base64,") == 4
+    assert gallery.data.count("(data:image/jpeg;base64,") == 5
     assert len(gallery.data) < 512 * 1024  # Prefect drops the events of larger ones
 
 

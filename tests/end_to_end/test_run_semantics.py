@@ -27,7 +27,7 @@ STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "plot")
 PICTURES = (
     *("labels.png", "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", "results.png"),
     *("PR_curve.png", "P_curve.png", "R_curve.png", "F1_curve.png", "confusion_matrix.png"),
-    *("val_batch0_labels.jpg", "val_batch0_pred.jpg"),
+    *("val_batch0_labels.jpg", "val_batch0_pred.jpg", "worst.jpg"),
 )
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.cli import format_summary, main, parse
-from tasks.records import Published, RetrainConfig, RunSummary
+from tasks.records import Published, RunSummary
+from tasks.settings import RetrainConfig
 from yolov5_core.config import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +54,24 @@ def test_a_bare_resume_means_the_latest_run():
 
 def test_flags_win_over_the_file_and_a_switch_can_be_taken_back(tmp_path):
     path = tmp_path / "nightly.yaml"
-    path.write_text("epochs: 300\nrect: true\nadam: true\nname: street\n")
+    path.write_text("epochs: 300\nrect: true\nautobalance: true\nname: street\n")
     config = parse(["--config", str(path), "--epochs", "3", "--no-rect"]).config
-    assert config == RetrainConfig(epochs=3, adam=True, name="street")
+    assert config == RetrainConfig(epochs=3, autobalance=True, name="street")
+
+
+def test_adam_may_still_be_said_as_a_flag_and_in_the_file(tmp_path):
+    assert parse(["--adam"]).config == parse(["--optimizer", "adam"]).config
+    assert parse(["--adam"]).config == RetrainConfig(optimizer="adam")
+    path = tmp_path / "nightly.yaml"
+    path.write_text("adam: true\n")
+    assert parse(["--config", str(path)]).config == RetrainConfig(optimizer="adam")
+    argv = ["--config", str(path), "--optimizer", "adamw"]  # flags win over the file
+    assert parse(argv).config == RetrainConfig(optimizer="adamw")
+
+
+def test_the_last_word_on_the_optimizer_counts():
+    assert parse(["--adam", "--optimizer", "sgd"]).config.optimizer == "sgd"
+    assert parse(["--optimizer", "sgd", "--adam"]).config.optimizer == "adam"
 
 
 @given(
@@ -63,7 +79,10 @@ def test_flags_win_over_the_file_and_a_switch_can_be_taken_back(tmp_path):
         RetrainConfig,
         epochs=st.integers(1, 999),
         name=st.from_regex(r"[a-z0-9_]{0,9}", fullmatch=True),
-        adam=st.booleans(),
+        optimizer=st.sampled_from(["sgd", "adam", "adamw"]),
+        patience=st.integers(0, 99),
+        save_period=st.integers(0, 9),
+        max_rejected=st.floats(0, 1),
         notest=st.booleans(),
         freeze=st.lists(st.integers(0, 9), max_size=3).map(tuple),
         iou=st.sampled_from(["ciou", "giou"]),
@@ -87,11 +106,15 @@ def test_every_config_can_be_said_in_flags(config):
     [
         ("--epoch 3", "unknown argument '--epoch'; did you mean --epochs?"),
         ("--batch_size 3", "did you mean --batch-size?"),
-        ("--quux", "see yolov5-retrain --help"),
+        ("--xyzzy", "see yolov5-retrain --help"),
         ("data.yaml", "unknown argument 'data.yaml'"),
         ("--epochs ten", "argument --epochs: invalid int value: 'ten'"),
         ("--epochs", "argument --epochs: expected one argument"),
         ("--iou diou", "argument --iou: invalid choice: 'diou'"),
+        ("--optimizer sdg", "argument --optimizer: invalid choice: 'sdg'"),
+        ("--max-drift much", "argument --max-drift: invalid float value: 'much'"),
+        ("--max-drift 2", "max_drift=2.0: must be a share from 0 to 1"),
+        ("--quad --rect", "quad and rect"),
         ("--image-size 100", "image_size=100: must be a multiple of 32, such as 96"),
         ("--name a/../b", "name='a/../b'"),
         ("--rect --image-weights", "leave one out"),
@@ -127,6 +150,9 @@ def test_help_shows_every_setting_with_its_text_default_and_examples():
         assert "--" + field.name.replace("_", "-") in text
         assert field.metadata["description"].replace("- ", "-") in text.replace("- ", "-")
     assert "(default: 640 pixels)" in text
+    assert "--max-rejected SHARE share of pictures" in text
+    assert "(default: 0.05)" in text
+    assert "--optimizer {sgd,adam,adamw}" in text
     assert "examples:" in text
     assert "--no-rect" not in text
 

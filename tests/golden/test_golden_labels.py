@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.golden_data import golden_files
-from yolov5_core.dataset import Scan, scan
+from yolov5_core.check import Scan, scan
 from yolov5_core.labels import label_path
 
 
@@ -24,7 +24,7 @@ def _cases(kind: str) -> list[Any]:
 
 
 def _scan(image_path: Path) -> Scan:
-    return scan([image_path], 10**6, single_class=False, progress=lambda *_: None, workers=1)
+    return scan([image_path], 10**6)
 
 
 def _mixes_boxes_and_polygons(text: str | None) -> bool:
@@ -47,8 +47,8 @@ def test_label_files_are_read_as_golden_says(case: dict[str, Any], tmp_path: Pat
     assert result.found == case["found"]
     assert result.missing == case["missing"]
     assert result.empty == case["empty"]
-    assert result.corrupt == case["corrupt"]
-    assert bool(result.messages or result.rejections) == case["has_message"]
+    assert result.left_out == case["corrupt"]
+    assert bool(result.faults) == case["has_message"]
     if not case["accepted"]:
         return
     record = result.records[0]
@@ -95,8 +95,8 @@ def test_images_are_judged_as_golden_says_but_never_rewritten(
     result = _scan(image_path)
 
     assert bool(result.records) == case["accepted"]
-    assert result.corrupt == case["corrupt"]
-    assert bool(result.messages or result.rejections) == case["has_message"]
+    assert result.left_out == case["corrupt"]
+    assert bool(result.faults) == case["has_message"]
     if case["accepted"]:
         assert [result.records[0].width, result.records[0].height] == case["shape"]
     # spec H 11: where `file_rewritten` is true the public program changed the user's file

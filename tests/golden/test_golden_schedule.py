@@ -159,7 +159,7 @@ def test_golden_recorded_parameter_groups_agree(case: dict[str, Any]) -> None:
     assert len(same) == 1
     decayed = case["hyp_after_scaling"]["weight_decay"]
 
-    optimizer = build_optimizer(same[0], adam=False, lr=0.1, momentum=0.9, weight_decay=decayed)
+    optimizer = build_optimizer(same[0], "sgd", lr=0.1, momentum=0.9, weight_decay=decayed)
 
     assert [len(group["params"]) for group in optimizer.param_groups] == sizes
     assert [g["weight_decay"] for g in optimizer.param_groups] == case["group_weight_decay"]

@@ -43,7 +43,7 @@ def trained(file: dict[str, Any], meta: dict[str, Any]) -> tuple[Detector, Ema, 
     ema = Ema(model)
     optimizer = build_optimizer(
         model,
-        adam=False,
+        "sgd",
         lr=meta["lr"],
         momentum=meta["momentum"],
         weight_decay=meta["weight_decay"],

@@ -1,4 +1,6 @@
+import hashlib
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,14 @@ def local(tmp_path) -> Path:
     return tmp_path / "checkpoint.pt"
 
 
-def commit(store: Store, local: Path, epoch: int, *, is_best: bool) -> checkpoints.Pointer:
+def commit(
+    store: Store, local: Path, epoch: int, *, is_best: bool, is_kept: bool = False
+) -> checkpoints.Pointer:
     local.write_bytes(f"state of epoch {epoch}".encode())
-    return checkpoints.commit(
-        store, RUN, local, epoch=epoch, is_best=is_best, best_fitness=epoch / 10
+    saved = checkpoints.Saved(
+        epoch=epoch, is_best=is_best, best_fitness=epoch / 10, is_kept=is_kept
     )
+    return checkpoints.commit(store, RUN, local, saved)
 
 
 def states(store: Store) -> list[bytes]:
@@ -80,6 +85,34 @@ def test_an_entry_that_was_cut_short_falls_back_to_the_one_before(store, local):
     store.put_bytes(b'{"epoch": 1, "la', f"runs/{RUN}/checkpoints/log/00000002.json")
     assert checkpoints.newest(store, RUN) == before
     assert store.read_bytes(before.last.key) == b"state of epoch 0"
+
+
+def test_what_is_kept_stays_under_its_epoch_and_is_in_every_later_entry(store, local):
+    for epoch in range(6):
+        pointer = commit(store, local, epoch, is_best=False, is_kept=epoch % 2 == 1)
+    assert [artifact.key for artifact in pointer.kept] == [
+        f"runs/{RUN}/weights/epoch{epoch}.pt" for epoch in (1, 3, 5)
+    ]
+    for artifact, epoch in zip(pointer.kept, (1, 3, 5), strict=True):
+        content = store.read_bytes(artifact.key)
+        assert content == f"state of epoch {epoch}".encode()
+        assert artifact.sha256 == hashlib.sha256(content).hexdigest()
+    assert checkpoints.newest(store, RUN) == pointer
+    assert states(store) == [b"state of epoch 4", b"state of epoch 5"]
+
+
+def test_keeping_an_epoch_again_names_it_once(store, local):
+    commit(store, local, 0, is_best=True, is_kept=True)
+    pointer = commit(store, local, 0, is_best=True, is_kept=True)
+    assert [artifact.key for artifact in pointer.kept] == [f"runs/{RUN}/weights/epoch0.pt"]
+
+
+def test_an_entry_of_the_first_version_keeps_nothing(store, local):
+    now = commit(store, local, 0, is_best=True)
+    first = {key: value for key, value in asdict(now).items() if key != "kept"}
+    store.append_pointer(f"runs/{RUN}/checkpoints/log", first)
+    assert checkpoints.newest(store, RUN) == now
+    assert now.kept == ()
 
 
 def test_a_checkpoint_that_cannot_be_stored_leaves_the_log_as_it_was(local, tmp_path):

@@ -4,17 +4,22 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 
-from tasks.prepare import data_digest, load_manifest, prepare, prepare_stage
-from tasks.records import RetrainConfig
+from tasks.datasets import open_dataset
+from tasks.known import last_accepted
+from tasks.prepare import prepare_stage
+from tasks.records import Prepared
+from tasks.settings import RetrainConfig
+from tasks.stage import read_stage
 from tasks.store import Store, open_store
+from tests.data_sets import WRITERS, picture, put, write_yolo
 from yolov5_core.dataset import DataError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -24,185 +29,137 @@ def store() -> Store:
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """Two training and two validation pictures of two classes; returns data.yaml."""
-    return draw(tmp_path / "data")
+    return write_yolo(tmp_path / "data")
 
 
-def draw(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        (folder / "images" / split).mkdir(parents=True)
-        (folder / "labels" / split).mkdir(parents=True)
-        for number in range(2):
-            picture = rng.integers(0, 256, (40, 60, 3), np.uint8)
-            cv2.imwrite(str(folder / "images" / split / f"{number}.jpg"), picture)
-            rows = "0 0.5 0.5 0.25 0.1\n" if number == 0 else "1 0.3 0.3 0.2 0.2\n0 .6 .6 .1 .1\n"
-            (folder / "labels" / split / f"{number}.txt").write_text(rows)
-    (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]\n")
-    return folder / "data.yaml"
+def prepare(store: Store, data: Path, run: str = "r", **settings: object) -> Prepared:
+    lenient = {"max_rejected": 1.0, "max_leakage": 1.0, "max_drift": 1.0, **settings}
+    return prepare_stage(store, run, RetrainConfig(data=str(data), **lenient))  # type: ignore[arg-type]
 
 
-def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+def report_of(store: Store, run: str = "r") -> dict[str, object]:
+    return json.loads(store.read_bytes(f"runs/{run}/data/report.json"))
 
 
-def test_the_manifest_gives_back_what_was_read(store, data):
-    prepared = prepare(store, data, single_cls=False)
+@pytest.mark.parametrize("layout", WRITERS)
+def test_every_format_is_prepared_counted_and_reported(store, tmp_path, layout):
+    prepared = prepare(store, WRITERS[layout](tmp_path / "set"))
     assert prepared.names == ("cat", "dog")
-    assert prepared.counts["train"] == {
-        "pictures": 2,
-        "labels": 3,
-        "background": 0,
-        "left_out": 0,
-        "duplicate_labels": 0,
+    assert prepared.counts == {
+        "train": {
+            "pictures": 3,
+            "labels": 3,
+            "background": 1,
+            "left_out": 0,
+            "boxes_left_out": 0,
+        },
+        "val": {
+            "pictures": 2,
+            "labels": 2,
+            "background": 0,
+            "left_out": 0,
+            "boxes_left_out": 0,
+        },
     }
-    names, splits = load_manifest(store, prepared)
-    assert names == ("cat", "dog")
-    first, second = splits["train"]
-    assert first.path == data.parent / "images" / "train" / "0.jpg"
-    assert (first.width, first.height) == (60, 40)
-    expected = np.float32([[0, 0.5, 0.5, 0.25, 0.1]])
-    assert first.labels.dtype == np.float32
-    np.testing.assert_array_equal(first.labels, expected)
-    assert second.labels.shape == (2, 5)
-    assert len(splits["val"]) == 2
+    assert (prepared.rejected, prepared.verdict) == ((), "pass")
+    assert store.read_bytes(prepared.report).startswith(b"<!doctype html>")
 
 
-def test_the_data_set_is_never_written_to(store, data):
-    before = snapshot(data.parent)
-    load_manifest(store, prepare(store, data, single_cls=False))
-    assert snapshot(data.parent) == before
+def test_a_local_folder_and_a_bucket_of_the_same_files_are_the_same_data(store, data):
+    bucket = uuid.uuid4().hex
+    for path in data.parent.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(data.parent).as_posix()
+            open_store(f"memory://{bucket}").put_file(path, name)
+    here = prepare(store, data, "here")
+    there = prepare(store, f"memory://{bucket}/data.yaml", "there")
+    assert here.digest == there.digest
 
 
-def test_the_same_data_elsewhere_is_the_same_object(store, data, tmp_path):
-    first = prepare(store, data, single_cls=False)
-    keys = store.keys("")
-    second = prepare(store, draw(tmp_path / "moved"), single_cls=False)
-    assert second.digest == first.digest
-    assert store.keys("") == keys == [f"datasets/{first.digest}/manifest.json"]
-    _, splits = load_manifest(store, second)
-    assert splits["train"][0].path.is_relative_to(tmp_path / "moved")
-
-
-@pytest.mark.parametrize("change", ["picture", "label", "name", "fewer", "single"])
-def test_other_data_has_another_digest(store, data, change):
-    before = prepare(store, data, single_cls=False)
-    folder = data.parent
-    match change:
-        case "picture":
-            cv2.imwrite(str(folder / "images/train/0.jpg"), np.zeros((40, 60, 3), np.uint8))
-        case "label":
-            (folder / "labels/val/0.txt").write_text("1 0.5 0.5 0.25 0.1\n")
-        case "name":
-            data.write_text(data.read_text().replace("dog", "hound"))
-        case "fewer":
-            (folder / "images/train/1.jpg").unlink()
-    after = prepare(store, data, single_cls=change == "single")
-    assert after.digest != before.digest
-
-
-def test_a_single_class_run_calls_every_object_item(store, data):
-    prepared = prepare(store, data, single_cls=True)
-    names, splits = load_manifest(store, prepared)
-    assert names == ("item",)
-    assert {float(row[0]) for r in splits["train"] for row in r.labels} == {0.0}
-
-
-def test_pictures_that_cannot_be_used_are_left_out_and_reported(store, data):
-    (data.parent / "images/train/2.jpg").write_bytes(b"")
-    (data.parent / "labels/train/2.txt").write_text("0 .5 .5 .1 .1\n")
-    prepared = prepare(store, data, single_cls=False)
+def test_what_cannot_be_used_is_left_out_and_told_with_file_reason_and_action(store, data):
+    put(data.parent / "images/train/7.jpg", b"")
+    put(data.parent / "labels/train/1.txt", "0 .5 .5 .1 .1\n0 .5 .5 .1 .1\n")
+    prepared = prepare(store, data)
     assert prepared.counts["train"]["left_out"] == 1
-    assert prepared.rejected[0]["path"] == "images/train/2.jpg"
-    report = store.read_json(f"datasets/{prepared.digest}/manifest.json")["report"]
-    assert report["rejections"] == [dict(r) for r in prepared.rejected]
+    assert prepared.counts["train"]["boxes_left_out"] == 1
+    faults = {fault["kind"]: fault for fault in prepared.rejected}
+    assert faults.keys() == {"image-empty", "label-duplicate"}
+    assert faults["image-empty"]["image"] == "images/train/7.jpg"
+    assert faults["image-empty"]["effect"] == "picture left out"
+    assert all(fault["action"] and fault["reason"] for fault in prepared.rejected)
+    assert prepared.verdict == "warn"
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_a_split_without_any_label_is_refused(store, data, split):
-    shutil.rmtree(data.parent / "labels" / split)
-    with pytest.raises(DataError, match=f"{split}.*no labels"):
-        prepare(store, data, single_cls=False)
-    assert store.keys("") == []
+def test_too_many_bad_pictures_stop_the_run_and_the_worst_are_named(store, data):
+    put(data.parent / "images/train/1.jpg", b"x")
+    with pytest.raises(DataError, match=r"max_rejected.*images/train/1\.jpg") as caught:
+        prepare(store, data, max_rejected=0.1)
+    assert "data/report.html" in str(caught.value)
+    assert read_stage(store, "r", "prepare") is None
+    assert store.exists("runs/r/data/report.html")  # what to read at 7 a.m.
+    assert last_accepted(store, str(data)) is None
+    assert prepare(store, data, max_rejected=0.2).counts["train"]["left_out"] == 1
+
+
+def test_validation_pictures_that_are_in_training_stop_the_run(store, data):
+    put(data.parent / "images/val/3.jpg", picture("train/0"))
+    with pytest.raises(DataError, match=r"max_leakage.*3\.jpg"):
+        prepare(store, data, max_leakage=0.1)
+    assert prepare(store, data, max_leakage=0.5).verdict == "warn"
+
+
+def test_data_that_drifted_from_the_last_accepted_set_stops_the_run(store, data):
+    prepare(store, data, "monday")
+    for path in (data.parent / "labels").rglob("*.txt"):
+        put(path, "1 .5 .5 .9 .9\n1 .5 .5 .8 .8\n")
+    with pytest.raises(DataError, match="max_drift"):
+        prepare(store, data, "tuesday", max_drift=0.3)
+    accepted = last_accepted(store, str(data))
+    assert accepted is not None
+    assert accepted["run"] == "monday"  # what was stopped is no measure for the next night
+    assert prepare(store, data, "wednesday", max_drift=1.0).verdict in ("pass", "warn")
+
+
+def test_a_stopped_night_costs_no_second_reading(store, data, caplog):
+    put(data.parent / "images/train/1.jpg", b"x")
+    with pytest.raises(DataError):
+        prepare(store, data, "a", max_rejected=0.0)
+    with caplog.at_level("INFO"):
+        prepare(store, data, "b")
+    assert "5 as they were, 0 to read" in caplog.text
+
+
+def test_what_was_understood_is_told_before_the_work(store, data, caplog):
+    with caplog.at_level("INFO"):
+        prepare(store, data)
+    told = [record.getMessage() for record in caplog.records]
+    assert told.index("classes: 0 cat, 1 dog") < told.index("5 pictures: 0 as they were, 5 to read")
+    assert any("train: 3 pictures in images/train, 2 of them with a YOLO" in line for line in told)
 
 
 def test_an_empty_validation_set_is_refused(store, data):
-    for picture in (data.parent / "images/val").iterdir():
-        picture.unlink()
+    for path in (data.parent / "images/val").iterdir():
+        path.unlink()
     with pytest.raises(DataError, match="no images"):
-        prepare(store, data, single_cls=False)
-
-
-def test_a_class_the_names_do_not_have_is_refused(store, data):
-    (data.parent / "labels/val/1.txt").write_text("2 .5 .5 .1 .1\n")
-    with pytest.raises(DataError, match="class 2"):
-        prepare(store, data, single_cls=False)
-
-
-@pytest.mark.parametrize("change", ["gone", "rewritten"])
-def test_a_picture_that_changed_after_preparing_stops_the_training(store, data, change):
-    prepared = prepare(store, data, single_cls=False)
-    picture = data.parent / "images/val/1.jpg"
-    if change == "gone":
-        picture.unlink()
-    else:
-        picture.write_bytes(picture.read_bytes() + b"\0")
-    with pytest.raises(DataError, match=r"1 pictures are gone or changed.*1\.jpg.*prepares"):
-        load_manifest(store, prepared)
-
-
-def test_polygons_survive_the_manifest(store, data):
-    polygon = "0 0.1 0.1 0.7 0.1 0.4 0.8 0.2 0.3\n"
-    (data.parent / "labels/train/0.txt").write_text(polygon)
-    _, splits = load_manifest(store, prepare(store, data, single_cls=False))
-    corners = np.float32([[0.1, 0.1], [0.7, 0.1], [0.4, 0.8], [0.2, 0.3]])
-    np.testing.assert_array_equal(splits["train"][0].segments[0], corners)
-    assert splits["train"][1].segments[0].shape == (0, 2)
-
-
-def test_pictures_named_by_a_list_file_may_lie_anywhere(store, data, tmp_path):
-    shutil.move(str(data.parent / "images/val"), str(tmp_path / "far"))
-    listed = "\n".join(str(path) for path in (tmp_path / "far").iterdir())
-    (data.parent / "val.txt").write_text(listed)
-    for number in range(2):
-        shutil.copy(data.parent / f"labels/val/{number}.txt", tmp_path / "far")
-    data.write_text(data.read_text().replace("images/val", "val.txt"))
-    _, splits = load_manifest(store, prepare(store, data, single_cls=False))
-    assert {r.path.parent for r in splits["val"]} == {tmp_path / "far"}
-
-
-@given(npst.arrays(np.float32, (3, 5), elements=st.floats(0, 1, width=32)))
-def test_labels_are_the_same_float32_after_json(labels):
-    from tasks.prepare import _exact  # noqa: PLC0415
-
-    back = np.asarray(json.loads(json.dumps(_exact(labels))), np.float32)
-    np.testing.assert_array_equal(back, labels)
-
-
-def test_the_digest_does_not_depend_on_the_order_of_pictures():
-    rows = [{"image": f"{n}.jpg", "sha256": str(n), "labels": [], "segments": []} for n in range(3)]
-    assert data_digest(["a"], {"train": rows}) == data_digest(["a"], {"train": rows[::-1]})
-    assert data_digest(["a"], {"train": rows}) != data_digest(["a"], {"val": rows})
+        prepare(store, data)
 
 
 def test_the_stage_prepares_once_a_run(store, data):
     config = RetrainConfig(data=str(data))
     first = prepare_stage(store, "r", config)
-    (data.parent / "labels/train/0.txt").write_text("1 0.5 0.5 0.25 0.1\n")
+    put(data.parent / "labels/train/0.txt", "1 0.5 0.5 0.25 0.1\n")
     assert prepare_stage(store, "r", replace(config, epochs=7)) == first
     assert prepare_stage(store, "q", config).digest != first.digest
 
 
-def test_the_stage_prepares_again_when_the_pictures_have_moved_away(store, data, tmp_path):
-    link = tmp_path / "current"
-    link.symlink_to(data.parent)
-    config = RetrainConfig(data=str(link / "data.yaml"))
+def test_a_prepared_run_needs_its_source_no_more(store, data):
+    config = RetrainConfig(data=str(data))
     first = prepare_stage(store, "r", config)
-    link.unlink()
+    shutil.rmtree(data.parent)
+    assert prepare_stage(store, "r", config) == first
+    assert len(open_dataset(store, first).splits["train"]) == 3
     with pytest.raises(DataError, match="no such file"):
-        prepare_stage(store, "r", config)
-    assert first.names == ("cat", "dog")
+        prepare_stage(store, "q", config)
 
 
 @pytest.mark.slow  # draws 600 pictures
@@ -210,8 +167,9 @@ def test_the_sample_is_drawn_beside_a_local_store_and_only_once(tmp_path):
     store = open_store(str(tmp_path / "runs"))
     config = RetrainConfig(image_size=64)
     first = prepare_stage(store, "a", config)
-    assert Path(first.root) == tmp_path / "runs" / "sample" / "64px"
     assert first.counts["train"]["pictures"] > 100
-    stamps = {p: p.stat().st_mtime_ns for p in Path(first.root).rglob("*.jpg")}
-    assert prepare_stage(store, "b", config) == first
-    assert stamps == {p: p.stat().st_mtime_ns for p in Path(first.root).rglob("*.jpg")}
+    drawn = tmp_path / "runs" / "sample" / "64px"
+    stamps = {p: p.stat().st_mtime_ns for p in drawn.rglob("*.jpg")}
+    assert len(stamps) == 600
+    assert prepare_stage(store, "b", config).digest == first.digest
+    assert stamps == {p: p.stat().st_mtime_ns for p in drawn.rglob("*.jpg")}

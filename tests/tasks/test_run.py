@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.records import RetrainConfig, RunInfo
+from tasks.records import RunInfo
 from tasks.run import begin_run, load_run, newest_run, preflight, save_run
+from tasks.settings import RetrainConfig
 from tasks.store import Store, open_store
 from yolov5_core.config import ConfigError
 
@@ -113,6 +114,15 @@ def test_a_setting_this_version_does_not_know_is_named(config, store):
         load_run(store, info.run)
 
 
+def test_a_run_begun_before_early_stopping_existed_never_stops_early(config, store):
+    info = begin(replace(config, run="a"))
+    path = Path(store.folder) / "runs" / "a" / "run.json"
+    doc = json.loads(path.read_text())
+    assert doc["config"].pop("patience") == load_run(store, info.run).config.patience == 100
+    path.write_text(json.dumps(doc))
+    assert load_run(store, info.run).config == replace(info.config, patience=0)
+
+
 def test_saving_replaces(config, store):
     info = begin(replace(config, run="a"))
     save_run(store, replace(info, data_digest="0123"))
@@ -136,3 +146,14 @@ def test_preflight_refuses_what_cannot_work(config, changes, message):
 def test_preflight_leaves_nothing_behind(config, tmp_path):
     preflight(replace(config, bucket=str(tmp_path / "bucket"), cfg="n6", image_size=128))
     assert not [name for _, _, files in os.walk(tmp_path) for name in files]
+
+
+def test_a_folder_of_data_is_stored_by_its_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "sample").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = str(tmp_path / "store")
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    info = begin_run(RetrainConfig(data="pictures", store=store, run="a"), now)
+    assert info.config.data == str(tmp_path / "pictures")
+    assert begin_run(RetrainConfig(store=store, run="b"), now).config.data == "sample"

@@ -4,7 +4,8 @@ from dataclasses import fields
 import pytest
 import torch
 
-from tasks.records import RetrainConfig, RunInfo
+from tasks.records import RunInfo
+from tasks.settings import RetrainConfig
 from tasks.train import pick_device, train_config
 from yolov5_core.config import ConfigError, TrainConfig
 
@@ -25,24 +26,26 @@ def told(**settings) -> RunInfo:
 def test_every_setting_of_training_comes_from_the_runs_settings():
     changed = {
         "epochs": 7,
-        "batch_size": 3,
+        "batch_size": 12,
         "image_size": 320,
         "seed": 5,
         "lr_curve": "cosine",
         "iou": "giou",
         "autobalance": True,
-        "adam": True,
+        "optimizer": "adamw",
         "freeze": (1, 2),
         "multi_scale": True,
-        "rect": True,
+        "quad": True,
+        "patience": 11,
         "cache_images": True,
         "workers": 9,
     }
     config = train_config(told(**changed))
     assert {key: getattr(config, key) for key in changed} == changed
-    covered = {*changed, "hyp", "image_weights"}
+    covered = {*changed, "hyp", "image_weights", "rect"}
     assert covered == {field.name for field in fields(TrainConfig)}
     assert train_config(told(image_weights=True)).image_weights
+    assert train_config(told(rect=True)).rect
 
 
 def test_the_hyperparameters_are_those_of_the_named_table():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 
 from yolov5_core.augment import (
     FILL,
-    apply_hsv,
     flip_left_right,
     flip_up_down,
     hsv_gains,
@@ -17,7 +17,9 @@ from yolov5_core.augment import (
     letterbox,
     mixup,
     mixup_ratio,
+    resize,
     resize_longest,
+    to_rgb,
 )
 from yolov5_core.boxes import unletterbox
 from yolov5_core.config import AugmentConfig
@@ -58,6 +60,15 @@ def test_shrinking_averages_areas_unless_augmenting() -> None:
     assert resize_longest(image, 1, augment=True)[0, 0].tolist() == [0, 0, 0]
 
 
+def test_a_picture_resized_to_its_own_size_is_itself() -> None:
+    image = picture(40, 20)
+    assert resize(image, (40, 20), augment=False) is image
+    assert resize(image, (41, 20), augment=False).shape == (41, 20, 3)
+    np.testing.assert_array_equal(
+        resize(image, (20, 10), augment=False), resize_longest(image, 20, augment=False)
+    )
+
+
 def test_a_letterbox_is_grey_around_the_untouched_image() -> None:
     image = picture(4, 8)
     boxed, geometry = letterbox(image, (8, 8))
@@ -83,14 +94,39 @@ def test_hue_wraps_and_the_others_saturate_with_truncation() -> None:
     assert table[2, [3, 255]].tolist() == [1, 127]
 
 
+def test_colours_come_out_in_the_order_red_green_blue() -> None:
+    blue = np.zeros((2, 2, 3), np.uint8)
+    blue[..., 0] = 200
+    assert to_rgb(blue, None)[0, 0].tolist() == [0, 0, 200]
+    assert to_rgb(blue, np.ones(3))[0, 0].tolist() == [0, 0, 200]
+    assert to_rgb(blue, np.array((1.0, 1.0, 0.5)))[0, 0].tolist() == [0, 0, 100]
+
+
 def test_gains_of_one_keep_grey_pixels_and_never_change_the_input() -> None:
     image = np.full((2, 2, 3), 77, np.uint8)
-    np.testing.assert_array_equal(apply_hsv(image, np.ones(3)), image)
+    np.testing.assert_array_equal(to_rgb(image, np.ones(3)), image)
     coloured = picture(6, 6)
     before = coloured.copy()
-    darker = apply_hsv(coloured, np.array((1.0, 1.0, 0.5)))
+    darker = to_rgb(coloured, np.array((1.0, 1.0, 0.5)))
     np.testing.assert_array_equal(coloured, before)
     np.testing.assert_array_equal(darker.max(2), coloured.max(2) // 2)  # value is the maximum
+
+
+@settings(max_examples=40)
+@given(st.tuples(*[st.floats(0.0, 2.0)] * 3), st.booleans())
+def test_colours_are_changed_as_one_pixel_at_a_time_would_be(
+    gains: tuple[float, float, float], with_fourth: bool
+) -> None:
+    image = picture(9, 7)
+    code = cv2.COLOR_BGR2BGRA if with_fourth else cv2.COLOR_BGR2RGB
+    given_image = cv2.cvtColor(image, code) if with_fourth else image
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    table = hsv_lut(np.array(gains))
+    for row in hsv:
+        for pixel in row:
+            pixel[:] = [table[channel, level] for channel, level in enumerate(pixel)]
+    expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[..., ::-1]
+    np.testing.assert_array_equal(to_rgb(given_image, np.array(gains)), expected)
 
 
 def test_colour_gains_are_drawn_within_their_strength_or_not_at_all() -> None:
@@ -107,6 +143,21 @@ def test_mixup_weighs_pixels_truncates_and_joins_labels() -> None:
     image, labels = mixup(a, labels_of((0, 0, 0, 1, 1)), b, labels_of((1, 0, 0, 2, 2)), 0.5)
     assert (image == 75).all()  # of 75.5
     assert labels[:, 0].tolist() == [0, 1]
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_mixup_is_the_truncated_sum_and_lies_between_its_pictures(seed: int, ratio: float) -> None:
+    rng = generator(seed, "test")
+    a, b = (rng.integers(0, 256, (8, 6, 4), np.uint8) for _ in range(2))
+    b[0] = a[0]  # equal levels: the sum may fall just short of the level itself
+    before = a.copy(), b.copy()
+    mixed, _ = mixup(a, labels_of(), b, labels_of(), ratio)
+    np.testing.assert_array_equal(mixed, (a * ratio + b * (1 - ratio)).astype(np.uint8))
+    assert (mixed.astype(int) >= np.minimum(a, b).astype(int) - 1).all()
+    assert (mixed <= np.maximum(a, b)).all()
+    np.testing.assert_array_equal(a, before[0])
+    np.testing.assert_array_equal(b, before[1])
 
 
 def test_mixup_ratios_lie_around_one_half() -> None:

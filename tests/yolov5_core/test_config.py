@@ -1,4 +1,4 @@
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,66 @@ from yolov5_core.config import (
     shipped_tables,
 )
 
+# Specification D.10. v3: what its program fixed stands in parentheses there, and here as its value;
+# a dash is our value for "as if it were not there".
+PUBLISHED = """
+                  v3       scratch-low  scratch-med  scratch-high  voc      objects365
+lr0               0.01     0.01         0.01         0.01          0.00334  0.00258
+lrf               0.2      0.01         0.1          0.1           0.15135  0.17
+momentum          0.937    0.937        0.937        0.937         0.74832  0.779
+weight_decay      0.0005   0.0005       0.0005       0.0005        0.00025  0.00058
+warmup_epochs     3.0      3.0          3.0          3.0           3.3835   1.33
+warmup_momentum   0.9      0.8          0.8          0.8           0.59462  0.86
+warmup_bias_lr    0.1      0.1          0.1          0.1           0.18657  0.0711
+box               0.05     0.05         0.05         0.05          0.02     0.0539
+cls               0.5      0.5          0.3          0.3           0.21638  0.299
+cls_pw            1.0      1.0          1.0          1.0           0.5      0.825
+obj               1.0      1.0          0.7          0.7           0.51728  0.632
+obj_pw            1.0      1.0          1.0          1.0           0.67198  1.0
+anchor_t          4.0      4.0          4.0          4.0           3.3744   3.44
+anchors           0        0            0            0             3.412    3.2
+fl_gamma          0        0            0            0             0        0
+label_smoothing   0        0            0            0             0        0
+hsv_h             0.015    0.015        0.015        0.015         0.01041  0.0188
+hsv_s             0.7      0.7          0.7          0.7           0.54703  0.704
+hsv_v             0.4      0.4          0.4          0.4           0.27739  0.36
+degrees           0        0            0            0             0        0
+translate         0.5      0.1          0.1          0.1           0.04591  0.0902
+scale             0.5      0.5          0.9          0.9           0.75544  0.491
+shear             0        0            0            0             0        0
+perspective       0        0            0            0             0        0
+flipud            0        0            0            0             0        0
+fliplr            0.5      0.5          0.5          0.5           0.5      0.5
+mosaic            1        1            1            1             0.85834  1
+mosaic9           0        0            0            0             0        0
+mixup             0        0            0.1          0.1           0.04266  0
+copy_paste        0        0            0            0.1           0        0
+"""
 
-def test_every_shipped_table_loads():
-    published = {"objects365", "scratch-high", "scratch-low", "scratch-med", "voc"}
-    assert set(shipped_tables()) == {*published, "quick"}
-    for name in shipped_tables():
-        load_hyperparameters(name)
+
+def published() -> dict[str, dict[str, float]]:
+    """The values of each shipped table by its name."""
+    names, *rows = (line.split() for line in PUBLISHED.strip().splitlines())
+    columns = {
+        name: {key: float(values[column]) for key, *values in rows}
+        for column, name in enumerate(names)
+    }
+    v3 = columns.pop("v3")
+    return {**columns, "v3-scratch": v3, "v3-finetune": v3}
+
+
+@pytest.mark.parametrize("name", published())
+def test_every_value_of_a_shipped_table_is_the_published_one(name: str):
+    assert asdict(load_hyperparameters(name)) == published()[name]
+
+
+def test_only_the_table_for_a_quick_look_is_our_own():
+    assert set(shipped_tables()) - set(published()) == {"quick"}
+    assert load_hyperparameters("quick").lr0 == 0.05
 
 
 def test_the_scratch_low_table_is_the_default():
     assert load_hyperparameters("scratch-low") == Hyperparameters()
-
-
-def test_values_of_a_shipped_table_are_the_published_ones():
-    voc = load_hyperparameters("voc")
-    assert (voc.lr0, voc.anchor_t, voc.anchors, voc.mixup) == (0.00334, 3.3744, 3.412, 0.04266)
 
 
 def test_a_table_is_read_from_a_file(tmp_path: Path):
@@ -59,6 +104,7 @@ def test_a_key_like_no_other_is_answered_with_all_known_ones():
         ("lr0", 0),
         ("momentum", 1.1),
         ("mosaic", -0.1),
+        ("mosaic9", 1.5),
         ("anchor_t", 0.5),
         ("weight_decay", float("nan")),
         ("weight_decay", float("inf")),
@@ -96,8 +142,8 @@ def test_a_missing_table_is_answered_with_the_shipped_ones():
 
 
 def test_the_augmentation_part_has_the_values_of_the_table():
-    table = Hyperparameters(degrees=5.0, mixup=0.25)
-    assert table.augment == AugmentConfig(degrees=5.0, mixup=0.25)
+    table = Hyperparameters(degrees=5.0, mosaic9=0.5, mixup=0.25)
+    assert table.augment == AugmentConfig(degrees=5.0, mosaic9=0.5, mixup=0.25)
     assert {f.name for f in fields(AugmentConfig)} <= {f.name for f in fields(Hyperparameters)}
 
 

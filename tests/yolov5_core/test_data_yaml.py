@@ -25,10 +25,10 @@ def touch(*paths: Path) -> None:
 
 def test_splits_are_found_beside_the_file(tmp_path: Path) -> None:
     spec = read_data_yaml(write_yaml(tmp_path, GOOD))
-    assert spec.root == tmp_path
+    assert spec.root == str(tmp_path)
     assert spec.names == ("cat", "dog")
-    assert spec.train == (tmp_path / "train" / "images",)
-    assert spec.val == (tmp_path / "val" / "images",)
+    assert spec.train == (str(tmp_path / "train" / "images"),)
+    assert spec.val == (str(tmp_path / "val" / "images"),)
     assert spec.test == ()
 
 
@@ -44,7 +44,7 @@ def test_the_layout_roboflow_exports_is_found(tmp_path: Path) -> None:
         "names: ['cat']\nroboflow:\n  workspace: w\n",
     )
     spec = read_data_yaml(path)
-    assert spec.train == (tmp_path / "set" / "train" / "images",)
+    assert spec.train == (str(tmp_path / "set" / "train" / "images"),)
     assert spec.test == ()  # named by the export, not in it
 
 
@@ -56,10 +56,10 @@ def test_path_is_tried_from_the_file_and_then_from_the_current_folder(
     (work / "sets" / "a" / "train" / "images").mkdir(parents=True)
     (work / "sets" / "a" / "val" / "images").mkdir(parents=True)
     monkeypatch.chdir(work)
-    assert read_data_yaml(path).root == work / "sets" / "a"
+    assert read_data_yaml(path).root == str(work / "sets" / "a")
     (elsewhere / "sets" / "a" / "train" / "images").mkdir(parents=True)
     (elsewhere / "sets" / "a" / "val" / "images").mkdir(parents=True)
-    assert read_data_yaml(path).root == elsewhere / "sets" / "a"
+    assert read_data_yaml(path).root == str(elsewhere / "sets" / "a")
 
 
 def test_splits_may_be_absolute_lists_of_folders_and_files(tmp_path: Path) -> None:
@@ -67,15 +67,22 @@ def test_splits_may_be_absolute_lists_of_folders_and_files(tmp_path: Path) -> No
     list_file.touch()
     text = f"train: [train/images, {tmp_path / 'val' / 'images'}]\nval: val.txt\nnames: [a]\n"
     spec = read_data_yaml(write_yaml(tmp_path, text))
-    assert spec.train == (tmp_path / "train" / "images", tmp_path / "val" / "images")
-    assert spec.val == (list_file,)
+    assert spec.train == (str(tmp_path / "train" / "images"), str(tmp_path / "val" / "images"))
+    assert spec.val == (str(list_file),)
 
 
-@pytest.mark.parametrize("key", ["train", "val", "names"])
-def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("train", "missing train; a data set needs"),
+        ("val", "missing val; a data set needs"),
+        ("names", "missing names; the classes of the labels"),
+    ],
+)
+def test_a_missing_key_is_named(tmp_path: Path, key: str, message: str) -> None:
     lines = [line for line in GOOD.splitlines() if not line.startswith(key)]
     path = write_yaml(tmp_path, "\n".join(lines))
-    with pytest.raises(DataError, match=f"data.yaml: missing {key}; a data set needs"):
+    with pytest.raises(DataError, match=f"data.yaml: {message}"):
         read_data_yaml(path)
 
 
@@ -135,15 +142,15 @@ def test_images_are_listed_through_and_through_sorted_and_by_suffix(tmp_path: Pa
     touch(*(tmp_path / name for name in names))
     touch(tmp_path / "readme.md", tmp_path / "a" / "z.txt", tmp_path / "x.gif")
     touch(tmp_path / ".hidden" / "h.jpg", tmp_path / "._b.jpg")
-    assert list_images([tmp_path]) == sorted((tmp_path / name for name in names), key=str)
+    assert list_images([str(tmp_path)]) == sorted(str(tmp_path / name) for name in names)
 
 
 def test_folders_linked_in_a_circle_are_walked_once(tmp_path: Path) -> None:
     touch(tmp_path / "set" / "a.jpg", tmp_path / "outside" / "b.jpg")
     (tmp_path / "set" / "circle").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "linked").symlink_to(tmp_path / "outside")
-    found = list_images([tmp_path / "set"])
-    assert found == [tmp_path / "set" / "a.jpg", tmp_path / "set" / "linked" / "b.jpg"]
+    found = list_images([str(tmp_path / "set")])
+    assert found == [str(tmp_path / "set" / name) for name in ("a.jpg", "linked/b.jpg")]
 
 
 def test_lines_of_a_list_file_are_relative_to_its_folder(
@@ -160,12 +167,12 @@ def test_lines_of_a_list_file_are_relative_to_its_folder(
         tmp_path / "images" / "c.jpg",  # not beside the list, so from the current folder
         tmp_path / "set" / "gone.jpg",  # a scan reports it
     ]
-    assert list_images([list_file]) == sorted(expected, key=str)
+    assert list_images([str(list_file)]) == sorted(map(str, expected))
 
 
 def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
     touch(tmp_path / "a.txt")
     with pytest.raises(DataError, match=r"no images; looked for files ending in"):
-        list_images([tmp_path])
+        list_images([str(tmp_path)])
     with pytest.raises(DataError, match="no such folder"):
-        list_images([tmp_path / "nowhere"])
+        list_images([str(tmp_path / "nowhere")])

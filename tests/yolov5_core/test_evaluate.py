@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 from tests.tiny import CPU, NAMES, tiny_description
 from yolov5_core.config import Hyperparameters
 from yolov5_core.dataset import Record
-from yolov5_core.evaluate import evaluate, to_float
+from yolov5_core.evaluate import EVALUATION_NMS, evaluate, evaluate_augmented, to_float
 from yolov5_core.evaluation import Evaluation
 from yolov5_core.loader import ValidationBatch, validation_loader
 from yolov5_core.loss import DetectionLoss
-from yolov5_core.model import Detector
+from yolov5_core.model import Detector, forward_augmented
+from yolov5_core.nms import non_max_suppression
 from yolov5_core.samples import ImageReader
 from yolov5_core.start import new_detector
 
@@ -120,6 +122,61 @@ def test_detections_on_a_picture_without_labels_are_false_positives(tiny_data: D
     beside = evaluate(model, batches((*tiny_data[1], empty)), loss_of(model), CPU)
     assert beside.confusion[:, -1].sum() > alone.confusion[:, -1].sum()
     assert beside.confusion[-1].sum() == alone.confusion[-1].sum()
+
+
+def test_false_detections_in_a_crowd_region_do_not_count(tiny_data: Data):
+    whole = np.array([[c, 0.5, 0.5, 1, 1] for c in range(len(NAMES))], np.float32)
+    crowded = tuple(replace(record, crowd=whole) for record in tiny_data[1])
+    model = build()
+    for conv in model.detect.m:  # type: ignore[union-attr]
+        conv.bias.data.view(3, -1)[:, 4:6] = 4  # a disc everywhere
+    plain = evaluate(model, batches(tiny_data[1]), loss_of(model), CPU)
+    found = evaluate(model, batches(crowded), loss_of(model), CPU)
+    rows = np.concatenate([image.detections for image in found.images])
+    in_the_margin = (rows[:, 2:4] <= rows[:, :2]).any(1)  # beside the picture: clipped to nothing
+    assert plain.confusion[:, -1].sum() > found.confusion[:, -1].sum()
+    assert found.confusion[:, -1].sum() == (in_the_margin & (rows[:, 4] > 0.25)).sum()
+    assert found.losses == plain.losses
+    assert np.array_equal(found.images[0].detections, plain.images[0].detections)
+
+
+def test_crowd_regions_are_in_pixels_of_the_picture(tiny_data: Data):
+    crowd = np.array([[2, 0.5, 0.25, 0.5, 0.5]], np.float32)
+    record = replace(tiny_data[1][0], crowd=crowd)
+    model = build()
+    found = evaluate(model, batches((record,)), loss_of(model), CPU)
+    width, height = record.width, record.height
+    expected = [2, 0.25 * width, 0, 0.75 * width, 0.5 * height]
+    assert found.images[0].crowd.tolist() == [expected]
+    assert found.images[0].labels.shape == (len(record.labels), 5)
+
+
+# --- test-time augmentation
+
+
+def test_test_time_augmentation_finds_what_the_three_passes_find(tiny_data: Data):
+    model = build()
+    seen: list[int] = []
+    coming = batches(tiny_data[1])
+    found = evaluate_augmented(model, coming, CPU, seen.append)
+    decoded = forward_augmented(model, to_float(coming[0].images, CPU))
+    assert seen == [3, 1]
+    assert np.isnan(found.losses).all()
+    assert np.isfinite(found.results[:4]).all()
+    expected = non_max_suppression(decoded, EVALUATION_NMS)
+    for image, detections in zip(found.images, expected, strict=False):
+        assert image.detections[:, 4:].tolist() == detections[:, 4:].tolist()
+    plain = evaluate(model, coming, loss_of(model), CPU)
+    assert len(found.images[0].detections) != len(plain.images[0].detections)
+    assert [i.index for i in found.images] == [i.index for i in plain.images]
+
+
+def test_test_time_augmentation_changes_nothing_in_the_model(tiny_data: Data):
+    model = build()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    evaluate_augmented(model, batches(tiny_data[1]), CPU)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not model.training
 
 
 def test_no_batch_at_all_is_all_zeros():

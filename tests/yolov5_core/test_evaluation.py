@@ -9,7 +9,9 @@ import pytest
 from yolov5_core.evaluation import (
     Evaluation,
     ImageDetections,
+    detection_metrics,
     load_evaluation,
+    match_images,
     save_evaluation,
 )
 from yolov5_core.metrics import DetectionMetrics, average_precision_per_class
@@ -23,6 +25,7 @@ def evaluation(counts: tuple[tuple[int, int], ...]) -> Evaluation:
             index=10 - i,
             detections=rng.random((found, 6), np.float32),
             labels=rng.random((labels, 5), np.float32),
+            crowd=rng.random((i % 3, 5), np.float32),
         )
         for i, (found, labels) in enumerate(counts)
     )
@@ -54,6 +57,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path, counts: tuple[tuple[int, int],
         assert image.index == original.index
         assert np.array_equal(image.detections, original.detections)
         assert np.array_equal(image.labels, original.labels)
+        assert np.array_equal(image.crowd, original.crowd)
         assert image.detections.dtype == np.float32
 
 
@@ -61,6 +65,39 @@ def test_results_are_the_last_seven_columns_of_a_row():
     e = evaluation(((3, 2),))
     m = e.metrics
     assert e.results == (m.mean_precision, m.mean_recall, m.map50, m.map50_95, 0.1, 0.2, 0.3)
+
+
+def image(detections: list[list[float]], labels: list[list[float]]) -> ImageDetections:
+    found, truth = (np.array(rows, np.float32) for rows in (detections, labels))
+    return ImageDetections(0, found.reshape(-1, 6), truth.reshape(-1, 5))
+
+
+BOX, FAR = (10.0, 10.0, 30.0, 30.0), (100.0, 100.0, 120.0, 120.0)
+
+
+def test_matches_of_images_count_labels_through():
+    images = [
+        image([[*BOX, 0.9, 0]], [[0, *FAR], [0, *BOX]]),
+        image([], [[0, *BOX]]),
+        image([[*FAR, 0.8, 1], [*BOX, 0.7, 1]], [[1, *BOX]]),
+    ]
+    matches = match_images(images)
+    assert matches.label_of[:, 0].tolist() == [1, -1, 3]
+    assert matches.correct[:, 0].tolist() == [True, False, True]
+    assert matches.detections[:, 4] == pytest.approx([0.9, 0.8, 0.7])
+    assert matches.labels[:, 0].tolist() == [0, 0, 0, 1]
+    assert not matches.in_crowd.any()
+    nothing = match_images([])
+    assert nothing.label_of.shape == nothing.in_crowd.shape == (0, 10)
+
+
+def test_what_finds_no_label_is_in_a_crowd_up_to_its_share_of_it():
+    half = (100.0, 90.0, 120.0, 112.5)  # holds 62.5 % of FAR
+    seen = image([[*FAR, 0.9, 0], [*BOX, 0.8, 0]], [[0, *BOX]])
+    crowded = ImageDetections(0, seen.detections, seen.labels, np.array([[0, *half], [0, *BOX]]))
+    matches = match_images([crowded])
+    assert matches.in_crowd.tolist() == [[True] * 3 + [False] * 7, [False] * 10]
+    assert detection_metrics([crowded]).map50 > detection_metrics([seen]).map50
 
 
 class Canary:

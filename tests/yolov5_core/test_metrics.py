@@ -8,6 +8,8 @@ from yolov5_core.metrics import (
     ConfusionMatrix,
     DetectionMetrics,
     average_precision_per_class,
+    crowd_cover,
+    found_labels,
     match,
     table_rows,
 )
@@ -75,6 +77,14 @@ def test_matching_nothing_gives_an_empty_or_false_matrix() -> None:
     assert match([], []).shape == (0, 10)
 
 
+def test_the_label_a_detection_finds_is_told_by_its_row() -> None:
+    labels = [label(FAR), label(BOX), label(BOX, 1)]
+    detections = [detection(BOX), detection(FAR, 0.8), detection(HALF, 0.7, 1), detection(FAR, 0.6)]
+    found = found_labels(detections, labels)
+    assert found[:, 0].tolist() == [1, 0, 2, -1]
+    assert found[:, 1].tolist() == [1, 0, -1, -1]
+
+
 def slow_iou(a: np.ndarray, b: np.ndarray) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
@@ -125,6 +135,53 @@ def test_match_equals_the_obvious_loop(seed: int, n: int, m: int) -> None:
     np.testing.assert_array_equal(match(detections, labels), slow_match(detections, labels))
 
 
+# --- crowd regions
+
+
+def test_cover_is_the_largest_share_in_one_region_of_the_class() -> None:
+    left, top = (10.0, 10.0, 15.0, 90.0), (0.0, 0.0, 90.0, 20.0)
+    crowd = [label(left), label(top), label(BOX, 1)]
+    detections = [detection(BOX), detection(BOX, cls=1), detection(BOX, cls=2), detection(FAR)]
+    assert crowd_cover(detections, crowd).tolist() == pytest.approx([0.5, 1, 0, 0])
+    assert crowd_cover(detections, NO_LABELS).tolist() == [0, 0, 0, 0]
+    assert crowd_cover([], crowd).shape == (0,)
+
+
+def test_a_detection_without_area_lies_in_no_crowd() -> None:
+    assert crowd_cover([detection((10.0, 10.0, 10.0, 30.0))], [label(BOX)]).tolist() == [0]
+
+
+def test_false_detections_in_a_crowd_count_neither_for_nor_against() -> None:
+    found, truth = [detection(FAR), detection(BOX, 0.8)], [label(BOX)]
+    correct = match(found, truth)
+    rows = np.array(found)
+    ignored = np.repeat([[True], [False]], 10, axis=1)
+    metrics = average_precision_per_class(correct, rows[:, 4], rows[:, 5], [0], ignored)
+    alone = evaluate(([found[1]], truth))
+    assert (metrics.map50, metrics.map50_95) == (alone.map50, alone.map50_95)
+    assert metrics.precision.tolist() == [1]
+
+
+def test_ignoring_at_one_threshold_leaves_the_others_as_they_are() -> None:
+    found, truth = [detection(FAR), detection(BOX, 0.8)], [label(BOX)]
+    rows, ignored = np.array(found), np.zeros((2, 10), dtype=bool)
+    ignored[0, 3] = True
+    metrics = average_precision_per_class(match(found, truth), rows[:, 4], rows[:, 5], [0], ignored)
+    expected = evaluate((found, truth)).ap[0]
+    assert metrics.ap[0, 3] == pytest.approx(0.995)
+    assert np.delete(metrics.ap[0], 3).tolist() == np.delete(expected, 3).tolist()
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**32), n=st.integers(0, 12), m=st.integers(0, 6))
+def test_ignoring_nothing_changes_no_bit(seed: int, n: int, m: int) -> None:
+    detections, labels = random_image(seed, n, m)
+    arguments = (match(detections, labels), detections[:, 4], detections[:, 5], labels[:, 0])
+    plain = average_precision_per_class(*arguments)
+    ignoring = average_precision_per_class(*arguments, np.zeros((n, 10), dtype=bool))
+    np.testing.assert_array_equal(all_values(plain), all_values(ignoring))
+
+
 # --- average precision
 
 
@@ -161,6 +218,17 @@ def test_mixed_detections_score_as_computed_by_hand() -> None:
     assert metrics.recall[0] == pytest.approx(1)
     assert metrics.f1[0] == pytest.approx(0.8)
     assert (metrics.tp[0], metrics.fp[0]) == (2, 1)
+
+
+def test_the_best_confidence_is_where_precision_and_recall_are_taken() -> None:
+    metrics = evaluate(
+        ([detection(BOX, 0.9), detection(FAR, 0.8)], [label(BOX)]),
+        ([detection(BOX, 0.7)], [label(BOX)]),
+    )
+    at = np.flatnonzero(metrics.confidence == metrics.best_confidence)
+    assert metrics.f1_curve[:, at].ravel().tolist() == metrics.f1.tolist()
+    assert 0 <= metrics.best_confidence < 0.7
+    assert evaluate(([], [])).best_confidence == 0
 
 
 def test_false_positives_on_an_image_without_labels_lower_precision() -> None:
@@ -246,6 +314,13 @@ def test_false_detections_count_even_if_nothing_on_the_image_matches() -> None:
 def test_a_label_goes_to_the_detection_that_fits_best() -> None:
     image = ([detection(HALF, 0.9, 1), detection(BOX, 0.3, 0)], [label(BOX)])
     assert confusion(image) == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_false_detections_in_a_crowd_count_nowhere() -> None:
+    matrix = ConfusionMatrix(2)
+    detections = [detection(BOX), detection(FAR, 0.8), detection(FAR, 0.7, 1)]
+    matrix.add(detections, [label(BOX)], [label((0.0, 0.0, 200.0, 200.0))])
+    assert matrix.matrix.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]  # class 1 has no crowd
 
 
 def test_an_empty_image_counts_nothing() -> None:

@@ -1,12 +1,16 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
 from tests.tiny import tiny_description
-from yolov5_core.config import ConfigError
+from yolov5_core.config import ConfigError, OptimizerKind
 from yolov5_core.model import Detector
 from yolov5_core.optimizer import apply_settings, build_optimizer, freeze, parameter_groups
 from yolov5_core.schedule import StepSettings
+
+KINDS = get_args(OptimizerKind)
 
 
 def build() -> Detector:
@@ -27,27 +31,61 @@ def test_only_weights_of_convolutions_decay():
     assert all(names[id(p)].endswith(".bias") for p in groups.bias)
     assert all(".bn.weight" in names[id(p)] for p in groups.norm)
     assert all(p.dim() == 4 for p in groups.decayed)
-    optimizer = build_optimizer(model, adam=False, lr=0.01, momentum=0.9, weight_decay=0.0005)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.0005, 0.0]
+    for kind in KINDS:
+        optimizer = build_optimizer(model, kind, lr=0.01, momentum=0.9, weight_decay=0.0005)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.0005, 0.0]
 
 
-def test_the_optimizer_is_nesterov_sgd_or_adam_with_the_momentum_as_beta():
-    sgd = build_optimizer(build(), adam=False, lr=0.01, momentum=0.9, weight_decay=0.0)
-    assert isinstance(sgd, torch.optim.SGD)
+def test_sgd_is_of_the_nesterov_kind():
+    sgd = build_optimizer(build(), "sgd", lr=0.01, momentum=0.9, weight_decay=0.0)
+    assert type(sgd) is torch.optim.SGD
     assert all(group["nesterov"] and group["momentum"] == 0.9 for group in sgd.param_groups)
-    adam = build_optimizer(build(), adam=True, lr=0.01, momentum=0.9, weight_decay=0.0)
-    assert isinstance(adam, torch.optim.Adam)
-    assert all(group["betas"] == (0.9, 0.999) for group in adam.param_groups)
 
 
-@pytest.mark.parametrize("adam", [False, True])
-def test_a_step_sets_the_rate_of_biases_apart(adam: bool):
-    optimizer = build_optimizer(build(), adam=adam, lr=0.01, momentum=0.9, weight_decay=0.0)
+@pytest.mark.parametrize(
+    ("kind", "cls"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_the_momentum_is_the_first_beta_of_adam_and_adamw(
+    kind: OptimizerKind, cls: type[torch.optim.Optimizer]
+):
+    optimizer = build_optimizer(build(), kind, lr=0.01, momentum=0.9, weight_decay=0.0)
+    assert type(optimizer) is cls
+    assert all(group["betas"] == (0.9, 0.999) for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_no_loss_pulls_each_kind_shrinks_the_weights_of_convolutions_in_its_own_way(
+    kind: OptimizerKind,
+):
+    # SGD: w -= lr (1 + momentum) decay w. Adam: w -= lr sign(w), for its first step has length lr.
+    # AdamW: w -= lr decay w.
+    model = build()
+    decayed, others = parameter_groups(model).decayed, parameter_groups(model)
+    before = [p.detach().clone() for p in decayed]
+    rest = [p.detach().clone() for p in (*others.bias, *others.norm)]
+    optimizer = build_optimizer(model, kind, lr=0.01, momentum=0.9, weight_decay=0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, parameter in zip(before, decayed, strict=True):
+        expected = {
+            "sgd": old * (1 - 0.01 * 1.9 * 0.1),
+            "adam": old - 0.01 * old.sign(),
+            "adamw": old * (1 - 0.01 * 0.1),
+        }[kind]
+        seen = old.abs() > 1e-4  # Adam divides by |gradient| + 1e-8
+        torch.testing.assert_close(parameter.detach()[seen], expected[seen], rtol=1e-4, atol=1e-5)
+    kept = zip(rest, (*others.bias, *others.norm), strict=True)
+    assert all(torch.equal(old, parameter) for old, parameter in kept)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_sets_the_rate_of_biases_apart(kind: OptimizerKind):
+    optimizer = build_optimizer(build(), kind, lr=0.01, momentum=0.9, weight_decay=0.0)
     apply_settings(optimizer, StepSettings(lr_bias=0.1, lr=0.001, momentum=0.8, accumulate=1))
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.001, 0.001]
-    assert [group.get("momentum") for group in optimizer.param_groups] == [
-        None if adam else 0.8
-    ] * 3
+    expected = 0.8 if kind == "sgd" else None
+    assert [group.get("momentum") for group in optimizer.param_groups] == [expected] * 3
 
 
 def trainable_layers(model: Detector) -> list[int]:

@@ -1,5 +1,8 @@
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,12 +10,17 @@ from hypothesis import strategies as st
 
 from yolov5_core.augment import FILL
 from yolov5_core.config import AugmentConfig
+from yolov5_core.mosaic import Window
 from yolov5_core.perspective import (
     PerspectiveDraw,
     box_candidates,
     draw_perspective,
     perspective_matrix,
+    plan_warp,
     random_perspective,
+    seen_window,
+    warp_image,
+    warp_labels,
     warp_points,
 )
 from yolov5_core.randomness import generator
@@ -141,6 +149,127 @@ def test_the_inverse_matrix_brings_points_back(seed: int) -> None:
     np.testing.assert_allclose(back, points, atol=1e-6)
 
 
+_ANY = AugmentConfig(degrees=180, translate=1, scale=1, shear=80, perspective=0.01)
+_USUAL = AugmentConfig()
+
+
+def plain_warp(image: np.ndarray, draw: PerspectiveDraw, border: tuple[int, int]) -> np.ndarray:
+    """By the matrix itself, as OpenCV inverts it."""
+    height, width = image.shape[:2]
+    matrix = perspective_matrix(draw, (height, width), border)
+    size_wh = (width + 2 * border[1], height + 2 * border[0])
+    if draw.perspective_x or draw.perspective_y:
+        return cv2.warpPerspective(image, matrix, dsize=size_wh, borderValue=FILL)
+    return cv2.warpAffine(image, matrix[:2], dsize=size_wh, borderValue=FILL)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([_ANY, _STRONG, _USUAL]))
+def test_a_fourth_channel_changes_no_pixel_of_the_others(seed: int, config: AugmentConfig) -> None:
+    image = picture(80, 96)
+    draw = draw_perspective(generator(seed, "test"), config)
+    warp = plan_warp(draw, (80, 96), (-20, -24))
+    with_fourth = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
+    plain = plain_warp(image, draw, (-20, -24))
+    np.testing.assert_array_equal(warp_image(with_fourth, warp)[..., :3], plain)
+    np.testing.assert_array_equal(warp_image(image, warp), plain)
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 10**6), st.sampled_from([_ANY, _STRONG, _USUAL]), st.booleans())
+def test_pixels_outside_the_seen_window_do_not_matter(
+    seed: int, config: AugmentConfig, flat: bool
+) -> None:
+    rng = generator(seed, "test")
+    image, other = (rng.integers(0, 256, (80, 96, 4), np.uint8) for _ in range(2))
+    draw = draw_perspective(rng, config)
+    if flat:
+        draw = replace(draw, perspective_x=0.0, perspective_y=0.0)
+    warp = plan_warp(draw, (80, 96), (-20, -24))
+    left, top, right, bottom = seen_window(warp)
+    assert 0 <= left <= right <= 96
+    assert 0 <= top <= bottom <= 80
+    other[top:bottom, left:right] = image[top:bottom, left:right]
+    np.testing.assert_array_equal(warp_image(other, warp), warp_image(image, warp))
+
+
+def test_the_window_of_a_plain_crop_is_the_crop_and_a_margin() -> None:
+    warp = plan_warp(PerspectiveDraw(), (80, 96), (-20, -24))
+    assert seen_window(warp) == Window(22, 18, 74, 62)  # 24 .. 72 and 20 .. 60, 2 more each
+
+
+def test_a_horizon_within_the_output_makes_the_window_the_whole_input() -> None:
+    warp = plan_warp(PerspectiveDraw(perspective_x=0.01, scale=0.3), (400, 400), (0, 0))
+    assert seen_window(warp) == Window(0, 0, 400, 400)
+
+
+def slow_segment_boxes(
+    segments: Sequence[np.ndarray], matrix: np.ndarray, size_wh: tuple[int, int]
+) -> np.ndarray:
+    """Spec C.9, polygon by polygon."""
+    boxes = []
+    for segment in segments:
+        closed = np.concatenate((segment, segment[:1]))
+        places = np.linspace(0, len(closed) - 1, 1000)
+        index = np.arange(len(closed))
+        points = np.stack([np.interp(places, index, closed[:, axis]) for axis in (0, 1)], 1)
+        points = warp_points(points, matrix)
+        inside = points[((points >= 0) & (points <= size_wh)).all(1)]
+        boxes.append([*inside.min(0), *inside.max(0)] if len(inside) else [0.0] * 4)
+    return np.array(boxes)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(1, 7), min_size=1, max_size=5),
+    st.sampled_from([_STRONG, _USUAL]),
+)
+def test_boxes_of_polygons_are_those_found_one_by_one(
+    seed: int, corners: list[int], config: AugmentConfig
+) -> None:
+    rng = generator(seed, "test")
+    segments = [rng.uniform(0, 60, (count, 2)).astype(np.float32) for count in corners]
+    labels = np.array([[0, *s.min(0), *s.max(0)] for s in segments], np.float32)
+    warp = plan_warp(draw_perspective(rng, config), (60, 60))
+    expected = slow_segment_boxes(segments, warp.matrix, (60, 60))
+    kept, is_kept = warp_labels(labels, segments, warp)
+    np.testing.assert_allclose(kept[:, 1:], expected[is_kept], atol=1e-4)
+    keep = box_candidates(labels[:, 1:] * warp.scale, expected, area_threshold=0.01)
+    np.testing.assert_array_equal(is_kept, keep)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.booleans())
+def test_warped_polygons_stay_within_the_picture(seed: int, wholly: bool) -> None:
+    rng = generator(seed, "test")
+    segments = [rng.uniform(0, 40, (4, 2)).astype(np.float32) for _ in range(5)]
+    labels = np.array([[0, *s.min(0), *s.max(0)] for s in segments], np.float32)
+    segments = segments if wholly else [*segments[:-1], _NONE]
+    draw = draw_perspective(rng, _STRONG)
+    _, kept, kept_segments = random_perspective(picture(), labels, segments, draw)
+    assert len(kept) == len(kept_segments)
+    for segment in kept_segments:
+        assert ((segment >= 0) & (segment <= (60, 40))).all()
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6))
+def test_a_painted_rectangle_is_found_where_its_label_goes(seed: int) -> None:
+    rng = generator(seed, "test")
+    x1, y1 = rng.integers(0, 60, 2).tolist()
+    x2, y2 = x1 + int(rng.integers(10, 30)), y1 + int(rng.integers(10, 30))
+    image = np.zeros((90, 90, 3), np.uint8)
+    image[y1:y2, x1:x2] = 255
+    label = np.array([[0, x1, y1, x2, y2]], np.float32)
+    draw = draw_perspective(rng, AugmentConfig(translate=0.2, scale=0.4))
+    warped, kept, _ = random_perspective(image, label, [_NONE], draw)
+    rows, columns = np.nonzero(warped[..., 0] > 200)  # not the grey beyond the picture
+    for _, *box in kept.tolist():
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(found, box, atol=1.5)  # half a pixel of the warp, one of blur
+
+
 def test_an_image_without_labels_is_warped_all_the_same() -> None:
     empty = np.zeros((0, 5), np.float32)
     warped, labels, segments = random_perspective(picture(), empty, [], PerspectiveDraw(angle=9))
@@ -173,6 +302,6 @@ def test_draws_stay_within_the_configured_strength() -> None:
     draws = [draw_perspective(generator(0, "draw", i), _STRONG) for i in range(100)]
     assert all(abs(d.angle) <= 45 and abs(d.shear_x) <= 20 for d in draws)
     assert all(0.5 <= d.scale <= 1.5 and 0.2 <= d.translate_x <= 0.8 for d in draws)
-    assert all(d.is_projective for d in draws)
+    assert all(0 < abs(d.perspective_x) <= 0.001 for d in draws)
     calm = AugmentConfig(degrees=0, translate=0, scale=0, shear=0, perspective=0)
     assert draw_perspective(generator(0, "draw"), calm) == PerspectiveDraw()

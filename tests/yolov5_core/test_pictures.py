@@ -1,10 +1,11 @@
+import dataclasses
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from yolov5_core.pictures import MAX_PICTURES, Boxes, colour, draw_batch, write_encoded
+from yolov5_core.pictures import MAX_PICTURES, Boxes, Mark, colour, draw_batch, write_encoded
 
 NO_BOXES = Boxes(xyxy=np.zeros((0, 4), np.float32), classes=np.zeros(0))
 
@@ -73,6 +74,35 @@ def test_scores_are_written_with_the_name(tmp_path: Path):
     without = drawn(flat_images(1), tmp_path / "label.png", [label])
     with_score = drawn(flat_images(1), tmp_path / "pred.png", [prediction])
     assert (with_score == colour(1)).all(axis=2).sum() > (without == colour(1)).all(axis=2).sum()
+
+
+def test_a_mark_gives_the_colour_and_may_take_the_text_away(tmp_path: Path):
+    boxes = np.array([[4, 24, 28, 56], [36, 24, 60, 56]], np.float32)
+    red, green = (250, 10, 10), (10, 250, 10)
+    plain = Boxes(xyxy=boxes, classes=np.array([0, 0]), scores=np.array([0.5, np.nan]))
+    marks = [Mark(colour=red, meaning="a"), Mark(colour=green, meaning="b", tagged=False)]
+    marked = dataclasses.replace(plain, marks=marks)
+    before = drawn(flat_images(1), tmp_path / "plain.png", [plain])
+    after = drawn(flat_images(1), tmp_path / "marked.png", [marked])
+    picture = after[: len(before)]
+
+    def area(part: np.ndarray, ink: tuple[int, int, int]) -> int:
+        return int((part == ink).all(axis=2).sum())
+
+    assert area(after, colour(0)) == 0
+    assert area(picture, red) > 1.2 * area(picture, green) > 200  # one with text, one without
+    assert 20 < len(after) - len(before) < 40  # the legend
+    assert area(after[len(before) :], red) == area(after[len(before) :], green) > 50
+
+
+def test_a_label_among_predictions_has_no_score(tmp_path: Path):
+    box = np.array([[16, 24, 48, 56]], np.float32)
+    label = Boxes(xyxy=box, classes=np.array([1]))
+    among = Boxes(xyxy=box, classes=np.array([1]), scores=np.array([np.nan]))
+    assert np.array_equal(
+        drawn(flat_images(1), tmp_path / "a.png", [label]),
+        drawn(flat_images(1), tmp_path / "b.png", [among]),
+    )
 
 
 def test_boxes_outside_the_picture_and_unknown_classes_do_no_harm(tmp_path: Path):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -27,6 +28,22 @@ def test_the_rate_falls_from_one_to_its_last_fraction(
 ):
     factors = [lr_factor(epoch, 10, 0.1, curve) for epoch in (0, 5, 10)]
     assert factors == pytest.approx([start, half, end])
+
+
+def test_the_curve_of_v3_is_the_cosine_that_ends_at_a_fifth():
+    for epoch in range(301):
+        ours = lr_factor(epoch, 300, 0.2, "cosine")
+        assert ours == pytest.approx(lr_factor(epoch, 300, 0.01, "v3cosine"), abs=1e-12)
+
+
+def test_the_curves_part_between_their_ends():
+    assert lr_factor(25, 100, 0.0, "linear") == 0.75
+    assert lr_factor(25, 100, 0.0, "cosine") == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    config = ScheduleConfig(epochs=100, batch_size=16, lrf=0.0)
+    rates = [
+        settings_at(1000, 25, 10, replace(config, curve=curve)).lr for curve in ("linear", "cosine")
+    ]
+    assert rates == pytest.approx([0.0075, 0.01 * (1 + math.sqrt(0.5)) / 2])
 
 
 @given(

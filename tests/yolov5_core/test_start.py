@@ -8,7 +8,7 @@ from tests.tiny import tiny_description
 from yolov5_core.anchors import anchor_quality, label_sizes
 from yolov5_core.architecture import describe
 from yolov5_core.config import ConfigError
-from yolov5_core.dataset import Record
+from yolov5_core.dataset import Place, Record
 from yolov5_core.start import (
     ParentWeights,
     fit_anchors,
@@ -22,7 +22,8 @@ def records(*sizes_wh: tuple[float, float]) -> list[Record]:
     """One 640 x 640 picture for each box of that many pixels."""
     return [
         Record(
-            path=Path(f"{i}.jpg"),
+            name=f"{i}.jpg",
+            place=Place(Path(f"{i}.jpg"), 0, 0),  # never read
             width=640,
             height=640,
             labels=np.array([[0, 0.5, 0.5, w / 640, h / 640]], np.float32),

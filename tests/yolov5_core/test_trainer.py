@@ -79,7 +79,8 @@ def test_another_seed_gives_another_model(tiny_data: Data):
     "settings",
     [
         {},
-        {"adam": True},
+        {"optimizer": "adam"},
+        {"optimizer": "adamw", "quad": True},
         {"autobalance": True, "multi_scale": True},
         {"image_weights": True},
         {"rect": True},
@@ -159,7 +160,7 @@ def test_the_loss_on_pictures_that_stay_the_same_falls(tiny_data: Data):
         ("mosaic", "scale", "translate", "hsv_h", "hsv_s", "hsv_v", "fliplr"), 0.0
     )
     hyp = Hyperparameters(**still, lr0=0.005, warmup_bias_lr=0.005)
-    trainer = tiny_trainer(*tiny_data, adam=True, hyp=hyp, epochs=100)
+    trainer = tiny_trainer(*tiny_data, optimizer="adam", hyp=hyp, epochs=100)
     totals = [trainer.train_epoch().losses[3] for _ in range(16)]
     assert np.mean(totals[-3:]) < 0.99 * np.mean(totals[:3])  # 0.98 with seeds 0, 1 and 2
 
@@ -216,7 +217,7 @@ def test_frozen_layers_keep_their_weights(tiny_data: Data):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"adam": True},
+        {"optimizer": "adam"},
         {"rect": True},
         {"image_weights": True},
         {"autobalance": True},
@@ -299,7 +300,7 @@ def test_a_loss_that_is_no_number_stops_with_the_pictures_named(tiny_data: Data)
     ) as caught:
         trainer.train_epoch()
     for key in first:
-        assert tiny_data[0][key.record].path.name in str(caught.value)
+        assert tiny_data[0][key.record].name in str(caught.value)
     assert "lower lr0" in str(caught.value)
 
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from prefect import flow
 from prefect.exceptions import ParameterTypeError
 
-from tasks.records import (
+from tasks.settings import (
     RetrainConfig,
     config_from_mapping,
     config_from_yaml,
     config_to_mapping,
     merge_resumed,
+    with_current_names,
 )
 from yolov5_core.config import ConfigError
 
@@ -62,6 +63,13 @@ def test_an_image_size_that_is_no_multiple_of_32_is_refused_with_a_size_that_is(
         ("lr_curve", "steps"),
         ("iou", "diou"),
         ("run", "latest"),
+        ("patience", -1),
+        ("save_period", -1),
+        ("optimizer", "rmsprop"),
+        ("max_rejected", -0.1),
+        ("max_rejected", 1.1),
+        ("max_leakage", float("nan")),
+        ("max_drift", 5),
     ],
 )
 def test_an_impossible_value_is_refused_by_key_and_value(key, value):
@@ -84,6 +92,10 @@ def test_an_impossible_value_is_refused_by_key_and_value(key, value):
         ("freeze", ("0",)),
         ("lr_curve", 1),
         ("weights", None),
+        ("optimizer", True),
+        ("max_drift", "0.5"),
+        ("max_drift", True),
+        ("patience", 3.0),
     ],
 )
 def test_a_value_of_another_type_is_refused_not_converted(key, value):
@@ -153,11 +165,70 @@ def test_a_run_to_resume_and_another_run_id_are_refused():
     assert RetrainConfig(run="a", resume="a").resume == "a"
 
 
+def test_quad_needs_batches_that_four_divides_and_square_pictures():
+    assert refusal(quad=True, batch_size=10).startswith("batch_size=10: quad needs a multiple of 4")
+    assert refusal(quad=True, batch_size=10).endswith("such as 8")
+    assert refusal(quad=True, batch_size=2).endswith("such as 4")
+    assert "leave one out" in refusal(quad=True, rect=True)
+    assert RetrainConfig(quad=True, batch_size=12).quad
+
+
+def test_keeping_checkpoints_and_saving_none_is_refused():
+    assert "leave one out" in refusal(nosave=True, save_period=5)
+
+
+@pytest.mark.parametrize("share", [0, 0.0, 0.25, 1, 1.0])
+def test_a_gate_is_any_share_from_nothing_to_all(share):
+    config = RetrainConfig(max_rejected=share, max_leakage=share, max_drift=share)
+    assert config.max_rejected == config.max_leakage == config.max_drift == share
+
+
 @pytest.mark.parametrize(
-    ("freeze", "layers"), [((), ()), ((3,), (0, 1, 2)), ((0,), ()), ((0, 2), (0, 2))]
+    ("said", "meant"),
+    [
+        ({"adam": False}, {}),
+        ({"adam": True}, {"optimizer": "adam"}),
+        ({"adam": True, "optimizer": "adam"}, {"optimizer": "adam"}),
+        ({"adam": False, "optimizer": "adamw"}, {"optimizer": "adamw"}),
+        ({"epochs": 3}, {"epochs": 3}),
+    ],
 )
-def test_a_single_number_freezes_the_first_layers_and_a_list_those_layers(freeze, layers):
-    assert RetrainConfig(freeze=freeze).frozen_layers == layers
+def test_the_switch_for_adam_of_the_first_version_is_understood(said, meant):
+    assert with_current_names(said, "old.yaml") == meant
+    assert config_from_mapping(said, "old.yaml") == RetrainConfig(**meant)
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (
+            {"adam": True, "optimizer": "sgd"},
+            "optimizer: sgd contradict each other; leave adam out",
+        ),
+        ({"adam": "yes"}, "adam='yes': write optimizer: adam"),
+        ({"adam": 1}, "adam=1: write optimizer: adam"),
+    ],
+)
+def test_what_that_switch_cannot_mean_is_refused_by_file(said, says):
+    with pytest.raises(ConfigError, match=f"^old.yaml: .*{says}"):
+        config_from_mapping(said, "old.yaml")
+
+
+FIRST_SETTINGS = """
+{"data": "data.yaml", "single_cls": false, "cache_images": false, "rect": false,
+ "image_weights": false, "name": "street", "bucket": "", "store": "store", "run": "r", "resume": "",
+ "device": "", "workers": 2, "seed": 0, "nosave": false, "notest": false, "cfg": "s", "weights": "",
+ "freeze": [0, 1], "noautoanchor": false, "epochs": 7, "batch_size": 16, "image_size": 640,
+ "multi_scale": false, "hyp": "scratch-low", "adam": true, "lr_curve": "linear", "iou": "ciou",
+ "autobalance": false}
+"""  # word for word what the first version wrote into run.json
+
+
+def test_the_settings_of_a_run_of_the_first_version_are_read():
+    config = config_from_mapping(json.loads(FIRST_SETTINGS), "run.json")
+    assert config == RetrainConfig(
+        data="data.yaml", name="street", run="r", cfg="s", freeze=(0, 1), epochs=7, optimizer="adam"
+    )
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one():
@@ -207,7 +278,8 @@ configs = st.builds(
     image_size=st.integers(1, 100).map(lambda k: 32 * k),
     freeze=st.lists(st.integers(0, 30)).map(tuple),
     name=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,30}", fullmatch=True),
-    adam=st.booleans(),
+    optimizer=st.sampled_from(["sgd", "adam", "adamw"]),
+    max_drift=st.floats(0, 1),
     lr_curve=st.sampled_from(["linear", "cosine", "v3cosine"]),
 )
 
@@ -227,7 +299,16 @@ def test_resuming_with_the_defaults_or_the_same_settings_changes_nothing(stored)
 
 def test_resuming_may_move_to_another_device_place_and_worker_count():
     asked = RetrainConfig(
-        resume="r", device="0", workers=4, cache_images=True, bucket="gs://new", store="there"
+        resume="r",
+        device="0",
+        workers=4,
+        cache_images=True,
+        bucket="gs://new",
+        store="there",
+        patience=0,
+        max_rejected=0.5,
+        max_leakage=1,
+        max_drift=0.1,
     )
     merged = merge_resumed(RetrainConfig(run="r", epochs=7), asked)
     assert merged == replace(asked, run="r", epochs=7, resume="")
@@ -239,8 +320,10 @@ def test_a_run_that_was_copied_elsewhere_goes_on_where_it_was_found():
 
 
 def test_resuming_with_another_setting_is_refused_naming_every_one():
-    with pytest.raises(ConfigError, match="epochs cannot change from 7 to 9, adam") as caught:
-        merge_resumed(RetrainConfig(epochs=7), RetrainConfig(epochs=9, adam=True, resume="latest"))
+    with pytest.raises(ConfigError, match="epochs cannot change from 7 to 9, optimizer") as caught:
+        merge_resumed(
+            RetrainConfig(epochs=7), RetrainConfig(epochs=9, optimizer="adam", resume="latest")
+        )
     assert "start a new run" in str(caught.value)
 
 
@@ -260,13 +343,15 @@ def test_the_prefect_form_shows_every_field_with_type_default_and_help():
         "type": "integer",
     }
     assert schema["lr_curve"]["enum"] == ["linear", "cosine", "v3cosine"]
+    assert schema["optimizer"]["enum"] == ["sgd", "adam", "adamw"]
+    assert schema["max_drift"]["type"] == "number"
     assert schema["freeze"]["items"] == {"type": "integer"}
 
 
 def test_prefect_parameters_become_the_config():
-    given_values = {"epochs": 3, "freeze": [0, 1], "iou": "giou"}
+    given_values = {"epochs": 3, "freeze": [0, 1], "iou": "giou", "max_drift": 1}
     got = asks.validate_parameters({"config": given_values})["config"]
-    assert got == RetrainConfig(epochs=3, freeze=(0, 1), iou="giou")
+    assert got == RetrainConfig(epochs=3, freeze=(0, 1), iou="giou", max_drift=1)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +361,9 @@ def test_prefect_parameters_become_the_config():
         ({"epochs": "3"}, "config.epochs"),
         ({"epochs": 3.0}, "config.epochs"),
         ({"rect": "yes"}, "config.rect"),
+        ({"max_drift": "0.5"}, "config.max_drift"),
+        ({"max_drift": True}, "config.max_drift"),
+        ({"max_drift": 2.0}, "max_drift=2.0: must be a share"),
         ({"name": 3}, "config.name"),
         ({"iou": "diou"}, "config.iou"),
         ({"image_size": 100}, "image_size=100: must be a multiple of 32"),

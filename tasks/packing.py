@@ -1,0 +1,346 @@
+"""From a user's data to a prepared data set: read what changed, check it, pack it, name it.
+
+Memory is bounded: pictures pass through worker processes in pieces, and only their index rows stay.
+"""
+
+import gc
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tasks.datasets import Manifest, manifest_doc, manifest_key, open_index, whole_manifest
+from tasks.errors import DamagedObjectError, TransientError
+from tasks.known import Known, key_of, load_known, save_known, stamps_of
+from tasks.records import Artifact
+from tasks.remote_files import open_files
+from tasks.store import Store, json_bytes
+from yolov5_core.data_yaml import whole_path
+from yolov5_core.dataset import DataError, first_lines
+from yolov5_core.faults import Fault
+from yolov5_core.index import SPLITS, Index, build_index, concatenate
+from yolov5_core.shards import (
+    CheckedPiece,
+    Piece,
+    ShardWriter,
+    check_piece,
+    make_pieces,
+    shard_name,
+)
+from yolov5_core.sources import Item, Sources, understand
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+_PIECE_BYTES, _PIECE_PICTURES = 16_000_000, 500
+_WORTH_PROCESSES = 1000  # pictures; starting processes takes as long as checking that many
+_UPLOADS = 4  # side by side
+_STALE = 86_400  # seconds, of what a killed preparation left behind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packed:
+    """A prepared data set and how it came about."""
+
+    digest: str
+    index: Index
+    sources: Sources
+    faults: tuple[Fault, ...]
+    new_rows: np.ndarray  # of the index: read tonight
+    removed: int  # pictures of the last preparation that are gone
+    read: int  # pictures read tonight, left out or not
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Old:
+    """The data set of the last preparation, as far as it can be used again."""
+
+    known: Known
+    index: Index
+    shards: tuple[Artifact, ...]
+
+
+def pack(store: Store, data: str, progress: Progress) -> Packed:
+    """Prepares a data set; the source is only read, and only where it changed.
+
+    Args:
+        store: Gets `datasets/<digest>/`.
+        data: A data.yaml or folder, local or a URL.
+        progress: Called with pictures done and to do.
+
+    Raises:
+        DataError: Nothing usable there.
+        StoreError: Store or source failed.
+        TransientError: A worker process died.
+    """
+    source, files = whole_path(data), open_files(data)
+    old = _load_old(store, source)
+    known = old.known if old else None
+
+    def is_known(item: Item) -> bool:
+        number = known.numbers.get(key_of(item)) if known else None
+        return number is not None and known.stamps[number] == stamps_of([item])[0]  # type: ignore[union-attr]  # a number comes from it
+
+    with _no_garbage_collection():
+        sources = understand(source, files, known.class_names if known else (), is_known)
+    for line in sources.understood:
+        log.info("%s", line)
+    stamps = stamps_of(sources.items)
+    before = _numbers_before(old, sources, stamps)
+    todo = np.flatnonzero(before < 0)
+    log.info(
+        "%d pictures: %d as they were, %d to read", len(before), len(before) - len(todo), len(todo)
+    )
+    with _staging(store) as folder:
+        shards: list[Path] = []
+        writer = ShardWriter(folder, lambda _number, path, _digest: shards.append(path))
+        template = Piece(
+            items=(),
+            first=0,
+            files=files,
+            class_names=sources.names,
+            categories=sources.categories,
+            output=folder,
+        )
+        items = [sources.items[i] for i in todo]
+        new, used, new_faults = _check_all(template, items, writer, progress)
+        origin = np.full(len(before), -1)
+        origin[todo[used]] = np.arange(len(used))
+        index, kept = _compose(old, before, origin, new)
+        faults = [(int(todo[number]), fault) for number, fault in new_faults]
+        faults += _faults_before(old, before)
+        _require_usable(index, sources, [fault for _, fault in faults])
+        digest = index.digest(sources.names)
+        manifest = _commit(store, digest, sources.names, index, (kept, shards, folder))
+    rows = np.full(len(before), -1)
+    is_used = (origin >= 0) | (_rows_before(old, before) >= 0)
+    rows[is_used] = np.arange(is_used.sum())
+    keys = [key_of(item) for item in sources.items]
+    save_known(
+        store,
+        source,
+        Known(
+            digest=digest,
+            class_names=sources.names,
+            names=np.frombuffer("".join(f"{key}\0" for key in keys).encode(), np.uint8),
+            stamps=stamps,
+            rows=rows,
+            faults=tuple(sorted(faults, key=lambda pair: pair[0])),
+        ),
+    )
+    gone = known.numbers.keys() - set(keys) if known else ()
+    log.info("data set %s: %d shards", digest[:12], len(manifest.shards))
+    return Packed(
+        digest=digest,
+        index=index,
+        sources=sources,
+        faults=(*sources.faults, *(fault for _, fault in sorted(faults, key=lambda p: p[0]))),
+        new_rows=rows[origin >= 0],
+        removed=len(gone),
+        read=len(todo),
+    )
+
+
+def _load_old(store: Store, source: str) -> _Old | None:
+    known = load_known(store, source)
+    if known is None:
+        return None
+    manifest = whole_manifest(store, known.digest)
+    if manifest is None:
+        log.warning("the last preparation is not whole any more: reading all of it")
+        return None
+    try:
+        index = open_index(store, manifest, known.digest)
+    except DamagedObjectError as error:
+        log.warning("the last preparation cannot be used again (%s): reading all of it", error)
+        return None
+    return _Old(known=known, index=index, shards=manifest.shards)
+
+
+def _numbers_before(old: _Old | None, sources: Sources, stamps: np.ndarray) -> np.ndarray:
+    """For each item its number in the last preparation if it is unchanged, else -1."""
+    if old is None or sources.names[: len(old.known.class_names)] != old.known.class_names:
+        return np.full(len(stamps), -1)
+    numbers = old.known.numbers
+    found = np.array([numbers.get(key_of(item), -1) for item in sources.items], np.int64)
+    same = found >= 0
+    same[same] = old.known.stamps[found[same]] == stamps[same]
+    if len(sources.names) > len(old.known.class_names):  # a new class may heal an old fault
+        faulty = np.unique(np.array([number for number, _ in old.known.faults], np.int64))
+        same &= ~np.isin(found, faulty)
+    return np.where(same, found, -1)
+
+
+def _rows_before(old: _Old | None, before: np.ndarray) -> np.ndarray:
+    """Row of each unchanged item in the last index; -1 if it has none."""
+    rows = np.full(len(before), -1)
+    if old is not None:
+        rows[before >= 0] = old.known.rows[before[before >= 0]]
+    return rows
+
+
+def _faults_before(old: _Old | None, before: np.ndarray) -> list[tuple[int, Fault]]:
+    if old is None:
+        return []
+    now = {int(number): i for i, number in enumerate(before) if number >= 0}
+    return [(now[number], fault) for number, fault in old.known.faults if number in now]
+
+
+def _compose(
+    old: _Old | None, before: np.ndarray, origin: np.ndarray, new: Index
+) -> tuple[Index, list[Artifact]]:
+    """The whole index in the order of the items, and the old shards it uses, numbered first."""
+    rows = _rows_before(old, before)
+    if old is None or not (rows >= 0).any():
+        return new, []
+    reused = old.index.take(rows[rows >= 0])
+    numbers, compact = np.unique(reused.images["shard"], return_inverse=True)
+    reused.images["shard"] = compact
+    fresh = new.images.copy()
+    fresh["shard"] += len(numbers)
+    both = concatenate([reused, Index(new.names, fresh, new.labels, new.points)])
+    place = np.where(origin >= 0, origin + len(reused), -1)
+    place[rows >= 0] = np.arange(len(reused))
+    return both.take(place[place >= 0]), [old.shards[number] for number in numbers]
+
+
+def _check_all(
+    template: Piece, items: Sequence[Item], writer: ShardWriter, progress: Progress
+) -> tuple[Index, np.ndarray, list[tuple[int, Fault]]]:
+    """Checks and packs items: index of the good ones, their numbers, and all faults."""
+    bounds = make_pieces(items, piece_bytes=_PIECE_BYTES, piece_items=_PIECE_PICTURES)
+    pieces = [
+        replace(
+            template,
+            items=tuple(items[first:last]),
+            first=first,
+            output=template.output / f"piece-{first}",
+        )
+        for first, last in bounds
+    ]
+    indices, used, faults = [build_index([])], [np.zeros(0, np.int64)], []
+    started = said = time.monotonic()
+    checked = _in_processes(pieces) if len(items) > _WORTH_PROCESSES else map(check_piece, pieces)
+    for (first, last), piece in zip(bounds, checked, strict=True):
+        indices.append(writer.add(piece))
+        used.append(piece.used + first)
+        faults += [(number + first, fault) for number, fault in piece.faults]
+        progress(last, len(items))
+        if time.monotonic() - said > 30:
+            said = time.monotonic()
+            rate = last / (said - started)
+            log.info("%d of %d pictures checked, %.0f a second", last, len(items), rate)
+    writer.close()
+    return concatenate(indices), np.concatenate(used), faults
+
+
+def _in_processes(pieces: Sequence[Piece]) -> Iterator[CheckedPiece]:
+    """The pieces in their order, checked side by side."""
+    context = multiprocessing.get_context("spawn")  # we may be a thread of a busy process
+    with ProcessPoolExecutor(os.cpu_count(), context, cv2.setNumThreads, (1,)) as pool:
+        try:
+            yield from pool.map(check_piece, pieces)
+        except BrokenProcessPool as error:
+            raise TransientError(
+                "a process that checks pictures died, most often for want of memory; start again"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _require_usable(index: Index, sources: Sources, faults: Sequence[Fault]) -> None:
+    """Raises DataError for a split without a usable picture or a single label (spec C.3)."""
+    for number, split in enumerate(SPLITS):
+        items = [item for item in sources.items if item.split == number]
+        first, last = index.rows(split)
+        if first == last:
+            reasons = [f"{f.where}: {f.reason}" for f in faults if f.effect == "picture left out"]
+            raise DataError(
+                f"{split}: none of {len(items)} images can be used:\n{first_lines(reasons)}"
+            )
+        ends = index.images["label_end"]
+        if ends[last - 1] > (ends[first - 1] if first else 0):
+            continue
+        without = sum(not item.truth for item in items)
+        example = items[0]
+        raise DataError(
+            f"{split}: no labels in {last - first} images ({without} without a label file, "
+            f"{len(items) - without} with an empty one); the labels of {example.image} are looked "
+            f"for at {example.truth or example.label_place}"
+        )
+
+
+def _commit(
+    store: Store,
+    digest: str,
+    names: tuple[str, ...],
+    index: Index,
+    parts: tuple[list[Artifact], list[Path], Path],
+) -> Manifest:
+    """Stores shards and index, then the manifest: the first whole one of a digest counts."""
+    key = manifest_key(digest)
+    kept, shards, folder = parts
+    if (manifest := whole_manifest(store, digest)) is not None:
+        return manifest
+
+    def put(number_and_path: tuple[int, Path]) -> Artifact:
+        number, path = number_and_path
+        target = f"datasets/{digest}/{shard_name(number)}"
+        if store.exists(target):  # of an attempt that did not end, or of one beside us
+            target = f"datasets/{digest}/{os.urandom(4).hex()}-{shard_name(number)}"
+        return store.put_file(path, target)
+
+    with ThreadPoolExecutor(_UPLOADS) as pool:
+        new = list(pool.map(put, enumerate(shards, len(kept))))
+    local = index.save(folder / "index.npz")
+    stem = f"datasets/{digest}/index"
+    index_key = (
+        f"{stem}-{os.urandom(4).hex()}.npz" if store.exists(f"{stem}.npz") else f"{stem}.npz"
+    )
+    manifest = Manifest(
+        names=names,
+        index=store.put_file(local, index_key),
+        shards=(*kept, *new),
+        pictures={split: int(np.diff(index.rows(split))[0]) for split in SPLITS},
+    )
+    if not store.claim(json_bytes(manifest_doc(manifest)), key):
+        if (first := whole_manifest(store, digest)) is not None:
+            return first
+        store.put_json(manifest_doc(manifest), key)  # the same data, of which parts were lost
+    return manifest
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For a while that makes many objects which all stay: looking for garbage costs a fifth."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextmanager
+def _staging(store: Store) -> Iterator[Path]:
+    """A folder for shards until they have a name: beside the store's own if it is local."""
+    parent = store.folder / "datasets" if store.folder else Path(tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(".staging-*"):
+        if left.stat().st_mtime < time.time() - _STALE:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=parent) as folder:
+        yield Path(folder)

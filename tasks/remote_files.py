@@ -1,0 +1,102 @@
+"""The files of a data set that lies in a bucket, read only; local ones are in yolov5_core.files."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.errors import explain_fault
+from tasks.store import open_store
+from yolov5_core.files import FileInfo, Files, LocalFiles
+
+# what tells versions of an object apart, the surest first
+_VERSIONS = ("generation", "md5Hash", "etag", "ETag", "mtime", "last_modified", "created")
+
+
+def open_files(url: str) -> Files:
+    """The files around a path or URL.
+
+    Raises:
+        StoreRefusedError: An unknown kind of URL, or its package is not installed.
+    """
+    if "://" not in url:
+        return LocalFiles()
+    store = open_store(url)
+    return LocalFiles() if store.folder else RemoteFiles(store.fs)
+
+
+class RemoteFiles:
+    """Files of any fsspec file system; paths are whole URLs.
+
+    A file that cannot be read for the moment is no fault of the data: such errors are raised, as
+    StoreError, while a file that is not there is an answer.
+    """
+
+    def __init__(self, fs: Any) -> None:  # fsspec has no types
+        self._fs = fs
+
+    def folder(self, path: str) -> dict[str, FileInfo]:
+        """See Files."""
+        try:
+            found = self._fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:
+            raise self._explained(error, f"cannot list {path}") from error
+        names = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in found}
+        return {
+            name: _info(info)
+            for name, info in names.items()
+            if info["type"] == "file" and name and not name.startswith(".")
+        }
+
+    def tree(self, path: str) -> dict[str, FileInfo]:
+        """See Files."""
+        try:
+            found = self._fs.find(path, detail=True)
+        except Exception as error:
+            raise self._explained(error, f"cannot list {path}") from error
+        start = len(self._fs._strip_protocol(path).rstrip("/"))
+        below = {name[start:]: info for name, info in found.items()}
+        return {
+            path.rstrip("/") + name: _info(info)
+            for name, info in below.items()
+            if not any(part.startswith(".") for part in name.split("/"))
+        }
+
+    def is_folder(self, path: str) -> bool:
+        """See Files."""
+        try:
+            return bool(self._fs.isdir(path))
+        except Exception as error:
+            raise self._explained(error, f"cannot look up {path}") from error
+
+    def is_file(self, path: str) -> bool:
+        """See Files."""
+        try:
+            return bool(self._fs.isfile(path))
+        except Exception as error:
+            raise self._explained(error, f"cannot look up {path}") from error
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
+        """See Files; read side by side where the file system can."""
+        if not paths:
+            return []
+        try:
+            found = self._fs.cat(list(paths), on_error="return")
+        except Exception as error:
+            raise self._explained(error, f"cannot read {paths[0]} and others") from error
+        return [self._answer(path, found[self._fs._strip_protocol(path)]) for path in paths]
+
+    def _answer(self, path: str, found: object) -> bytes | OSError:
+        if isinstance(found, FileNotFoundError | IsADirectoryError | PermissionError):
+            return found
+        if isinstance(found, Exception):
+            raise self._explained(found, f"cannot read {path}") from found
+        return bytes(found)  # type: ignore[call-overload]
+
+    def _explained(self, error: Exception, what: str) -> Exception:
+        return explain_fault(error, what) or error
+
+
+def _info(info: Mapping[str, Any]) -> FileInfo:
+    stamp = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    return FileInfo(int(info["size"]), stamp)

@@ -1,0 +1,383 @@
+"""RetrainConfig, the one definition of what a run can be told, and its reading from text.
+
+The same fields are the Prefect parameter form, the keys of a YAML file and the command line.
+Neither Prefect nor torch is imported, so that `yolov5-retrain --help` answers at once.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from yolov5_core.config import (
+    ConfigError,
+    IouKind,
+    LrCurve,
+    OptimizerKind,
+    nearest,
+    shipped_tables,
+)
+
+SAMPLE = "sample"  # the `data` value that draws pictures instead of reading them
+LATEST = "latest"  # the `resume` value that takes the newest run of the store
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # start time, "_" and a name
+_VARIANT = re.compile(r"(yolov5)?[nsmlx]6?(\.yaml)?")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/*)(?P<rest>.*)")
+_GS_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_DEVICE = re.compile(r"|cpu|[0-9]+")
+
+
+def setting(default: Any, description: str, *, group: str, unit: str = "") -> Any:
+    """A field of RetrainConfig; its metadata make the UI form and `--help`.
+
+    Pydantic, inside Prefect, reads `description` and `strict`: "16" for a number is refused there,
+    not converted. It refuses a number for a text by itself, and a JSON list must become a tuple.
+    """
+    strict = {"strict": True} if isinstance(default, bool | int | float) else {}
+    metadata = {"description": description, "group": group, "unit": unit, **strict}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrainConfig:
+    """What a retraining run is told; everything else follows from it and the data.
+
+    Raises:
+        ConfigError: Values that cannot work, each with its key and the fix.
+    """
+
+    data: str = setting(
+        SAMPLE,
+        f"data.yaml or folder of the labelled pictures, path or URL; {SAMPLE!r} draws a small set",
+        group="data",
+    )
+    single_cls: bool = setting(False, "train all classes as one", group="data")
+    cache_images: bool = setting(False, "keep the resized pictures in memory", group="data")
+    rect: bool = setting(
+        False, "batches of like-shaped pictures, without mosaic or shuffling", group="data"
+    )
+    image_weights: bool = setting(False, "draw pictures of weak classes more often", group="data")
+    max_rejected: float = setting(
+        0.05,
+        "share of pictures that may be left out; above it the run stops before training, 1 never",
+        group="data",
+    )
+    max_leakage: float = setting(
+        0.02,
+        "share of validation pictures that are also in training; above it the run stops, 1 never",
+        group="data",
+    )
+    max_drift: float = setting(
+        0.5,
+        "largest change of the data against the last accepted set; above it the run stops, 1 never",
+        group="data",
+    )
+    name: str = setting("", "name of the published files: weights/last_NAME.pt", group="publish")
+    bucket: str = setting(
+        "", "where weights and results go: gs://BUCKET or a folder; empty: nowhere", group="publish"
+    )
+    store: str = setting(
+        "store", "where runs are kept and resumed from: gs://BUCKET/PATH or a folder", group="run"
+    )
+    run: str = setting("", "id of this run; empty: start time and name", group="run")
+    resume: str = setting("", f"id of an interrupted run to continue, or {LATEST!r}", group="run")
+    device: str = setting(
+        "", "'cpu' or the number of a GPU; empty: the first GPU, else the CPU", group="run"
+    )
+    workers: int = setting(
+        2, "processes that load pictures; never changes the result", group="run", unit="processes"
+    )
+    seed: int = setting(0, "of every random choice: same seed, same weights", group="run")
+    nosave: bool = setting(False, "save checkpoints at the last epoch only", group="run")
+    save_period: int = setting(
+        0,
+        "keep the checkpoint of every N-th epoch as weights/epochE.pt, E as in results.txt; "
+        "0 keeps none",
+        group="run",
+        unit="epochs",
+    )
+    notest: bool = setting(False, "evaluate after the last epoch only", group="run")
+    test_time_augmentation: bool = setting(
+        False,
+        "evaluate the finished model on flipped and resized copies of each picture too",
+        group="run",
+    )
+    cfg: str = setting(
+        "",
+        "model: n s m l x, n6 s6 m6 l6 x6, or a YAML file; empty: that of the weights, else n",
+        group="model",
+    )
+    weights: str = setting(
+        "", "checkpoint to start from, path or URL; empty: from scratch", group="model"
+    )
+    freeze: tuple[int, ...] = setting(
+        (), "layers to keep as they are: K for the first K, or a list of numbers", group="model"
+    )
+    noautoanchor: bool = setting(
+        False, "keep the model's anchors, even if they fit the boxes badly", group="model"
+    )
+    epochs: int = setting(100, "times through the training pictures", group="training")
+    patience: int = setting(
+        100,
+        "epochs without a better fitness before training stops early; 0 never stops",
+        group="training",
+        unit="epochs",
+    )
+    batch_size: int = setting(16, "pictures per step", group="training", unit="pictures")
+    image_size: int = setting(
+        640, "longer side in training, a multiple of 32", group="training", unit="pixels"
+    )
+    multi_scale: bool = setting(
+        False, "vary the size between 0.5 and 1.5 times image_size", group="training"
+    )
+    quad: bool = setting(
+        False, "make one picture of twice the size of every four in a batch", group="training"
+    )
+    hyp: str = setting(
+        "scratch-low", "hyperparameters: a shipped table or a YAML file", group="training"
+    )
+    optimizer: OptimizerKind = setting(  # noqa: RUF009  setting makes a field, no shared default
+        "sgd", "how the weights move", group="training"
+    )
+    lr_curve: LrCurve = setting(  # noqa: RUF009  as above
+        "linear", "how the learning rate falls", group="training"
+    )
+    iou: IouKind = setting(  # noqa: RUF009  as above
+        "ciou", "overlap measure of the box loss", group="training"
+    )
+    autobalance: bool = setting(
+        False, "balance the objectness loss of the levels while training", group="training"
+    )
+
+    def __post_init__(self) -> None:
+        problems = list(_wrong_types(self)) or list(_wrong_values(self))
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _wrong_types(config: RetrainConfig) -> Iterator[str]:
+    for key, hint in get_type_hints(RetrainConfig).items():
+        value = getattr(config, key)
+        if get_origin(hint) is Literal:
+            if value not in get_args(hint):
+                yield f"{key}={value!r}: must be one of {', '.join(get_args(hint))}"
+        elif get_origin(hint) is tuple:
+            if not isinstance(value, tuple) or any(type(item) is not int for item in value):
+                yield f"{key}={value!r}: must be a list of whole numbers, as in [0, 1, 2]"
+        elif type(value) is not hint and not (hint is float and type(value) is int):
+            # by type(), for a bool is an int to isinstance; 1 is as good as 1.0
+            kind = _KINDS[hint]
+            quote = f'; in YAML write {key}: "{value}"' if hint is str else ""
+            yield f"{key}={value!r}: must be {kind}, not {type(value).__name__}{quote}"
+
+
+_LEAST = dict.fromkeys(("epochs", "batch_size"), 1) | dict.fromkeys(
+    ("workers", "seed", "patience", "save_period"), 0
+)
+
+
+def _wrong_numbers(config: RetrainConfig) -> Iterator[str]:
+    for key, low in _LEAST.items():
+        if (value := getattr(config, key)) < low:
+            yield f"{key}={value}: must be {low} or more"
+    for key in ("max_rejected", "max_leakage", "max_drift"):
+        if not 0 <= (value := getattr(config, key)) <= 1:  # NaN fails too
+            yield f"{key}={value}: must be a share from 0 to 1, as in 0.05"
+    if config.image_size < 32 or config.image_size % 32:
+        near = max(32, round(config.image_size / 32) * 32)
+        yield f"image_size={config.image_size}: must be a multiple of 32, such as {near}"
+    if any(layer < 0 for layer in config.freeze):
+        yield f"freeze={list(config.freeze)}: layers are numbered from 0"
+
+
+def _wrong_values(config: RetrainConfig) -> Iterator[str]:
+    yield from _wrong_numbers(config)
+    if not config.data.strip():
+        yield f"data={config.data!r}: give a data.yaml, or {SAMPLE!r}"
+    if not _DEVICE.fullmatch(config.device):
+        yield f"device={config.device!r}: must be empty, 'cpu' or the number of one GPU, as in '0'"
+    if config.cfg and not (_VARIANT.fullmatch(config.cfg) or _is_yaml(config.cfg)):
+        yield f"cfg={config.cfg!r}: must be one of n s m l x n6 s6 m6 l6 x6, or a YAML file"
+    if not (config.hyp in shipped_tables() or _is_yaml(config.hyp)):
+        hint = nearest(config.hyp, set(shipped_tables()))
+        yield f"hyp={config.hyp!r}: no shipped table and no YAML file{hint}"
+    for key, pattern, longest in (("name", _NAME, 64), ("run", _RUN, 100), ("resume", _RUN, 100)):
+        value = getattr(config, key)
+        if value and (not pattern.fullmatch(value) or ".." in value):
+            yield (
+                f"{key}={value!r}: must be 1-{longest} letters, digits, '.', '_' or '-', "
+                "not begin with '.' or '-', and not contain '..'"
+            )
+    for key in ("bucket", "store"):
+        if problem := _wrong_place(getattr(config, key)):
+            yield f"{key}={getattr(config, key)!r}: {problem}"
+    yield from _wrong_combinations(config)
+
+
+def _wrong_combinations(config: RetrainConfig) -> Iterator[str]:
+    if not config.store:
+        yield "store='': a run needs a place to live, such as 'store' or 'gs://BUCKET/retrain'"
+    if config.rect and config.image_weights:
+        yield (
+            "rect and image_weights: rect fixes the order of the pictures, image_weights draws "
+            "them at random; leave one out"
+        )
+    if config.quad and config.rect:
+        yield (
+            "quad and rect: quad joins square pictures, rect batches have other shapes; leave one "
+            "out"
+        )
+    if config.quad and config.batch_size % 4:
+        near = max(4, round(config.batch_size / 4) * 4)
+        yield f"batch_size={config.batch_size}: quad needs a multiple of 4, such as {near}"
+    if config.nosave and config.save_period:
+        yield (
+            f"nosave and save_period={config.save_period}: nosave keeps the last epoch only; leave "
+            "one out"
+        )
+    if config.run == LATEST:
+        yield f"run={LATEST!r}: this word means the newest run in resume; choose another id"
+    if config.resume and config.run not in ("", config.resume):
+        yield (
+            f"run={config.run!r} and resume={config.resume!r}: resume already names the run; "
+            "leave run out"
+        )
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _wrong_place(value: str) -> str:
+    """What is wrong with a URL or folder, or nothing; whether it can be reached comes later."""
+    if value != value.strip() or not value.isprintable():
+        return "blanks at the ends or control characters; remove them"
+    match = _URL.fullmatch(value)
+    if match is None:
+        return ""  # a folder
+    if match["slashes"] not in ("//", "///"):
+        return f"a URL is written {match['scheme']}://…; a folder with a colon as ./{value}"
+    if " " in value:
+        return "a URL has no blanks"
+    if match["scheme"] in ("gs", "gcs"):
+        bucket = match["rest"].split("/")[0] if match["slashes"] == "//" else ""
+        if not _GS_BUCKET.fullmatch(bucket):
+            return (
+                f"{bucket!r} is no bucket name: 3 or more lower-case letters, digits, '-', '_' "
+                "or '.', a letter or digit at both ends"
+            )
+    return ""
+
+
+def config_from_mapping(mapping: Mapping[Any, Any], where: str) -> RetrainConfig:
+    """Builds the config from parsed YAML or JSON; `where` names the source in messages.
+
+    A list becomes a tuple; nothing else is converted. Names of earlier versions are understood.
+
+    Raises:
+        ConfigError: Unknown keys (with the nearest known one), wrong values.
+    """
+    mapping = with_current_names(mapping, where)
+    known = {f.name for f in fields(RetrainConfig)}
+    unknown = [f"unknown key {key!r}{nearest(str(key), known)}" for key in mapping.keys() - known]
+    if unknown:
+        raise ConfigError(f"{where}: " + "\n".join(sorted(unknown)))
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in mapping.items()}
+    try:
+        return RetrainConfig(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def with_current_names(mapping: Mapping[Any, Any], where: str) -> Mapping[Any, Any]:
+    """Says in today's keys what an earlier version's settings file or run.json says.
+
+    `adam: true` was what `optimizer: adam` is now.
+
+    Raises:
+        ConfigError: The two contradict each other, or `adam` is neither true nor false.
+    """
+    if "adam" not in mapping:
+        return mapping
+    adam, rest = mapping["adam"], {k: v for k, v in mapping.items() if k != "adam"}
+    if type(adam) is not bool:
+        raise ConfigError(f"{where}: adam={adam!r}: write optimizer: adam, or leave it out")
+    if adam and rest.setdefault("optimizer", "adam") != "adam":
+        raise ConfigError(
+            f"{where}: adam: true and optimizer: {rest['optimizer']} contradict each other; "
+            "leave adam out"
+        )
+    return rest
+
+
+def config_from_yaml(path: Path) -> RetrainConfig:
+    """Reads a config from a YAML file; an empty file gives the defaults.
+
+    Raises:
+        ConfigError: What read_yaml_settings or config_from_mapping refuses.
+    """
+    return config_from_mapping(read_yaml_settings(path), str(path))
+
+
+def read_yaml_settings(path: Path) -> Mapping[Any, Any]:
+    """The `key: value` lines of a settings file, {} if it is empty; not checked any further.
+
+    Raises:
+        ConfigError: No such file, not YAML, or something else than such lines.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read it: {error.strerror}; check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if content is not None and not isinstance(content, Mapping):
+        raise ConfigError(f"{path}: must be `key: value` lines, got {type(content).__name__}")
+    return content or {}
+
+
+def config_to_mapping(config: RetrainConfig) -> dict[str, Any]:
+    """The inverse of config_from_mapping, of JSON types only."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+
+
+# None of them touches the numbers of an epoch: patience only says how many there are.
+_MAY_CHANGE = (
+    *("device", "workers", "cache_images", "bucket", "patience"),
+    *("max_rejected", "max_leakage", "max_drift"),
+)
+
+
+def merge_resumed(stored: RetrainConfig, asked: RetrainConfig) -> RetrainConfig:
+    """The config of a resumed run: the stored one, with what may change taken from `asked`.
+
+    Only what is in _MAY_CHANGE may, when asked for; `store` is where the run was found, and `run`
+    and `resume` only say which run it is.
+
+    Raises:
+        ConfigError: Any other field of `asked` is neither its default nor the stored value.
+    """
+    default, refused = RetrainConfig(), []
+    changes: dict[str, Any] = {"store": asked.store}
+    for key in (f.name for f in fields(RetrainConfig)):
+        old, new = getattr(stored, key), getattr(asked, key)
+        if key in ("run", "resume", "store") or new in (old, getattr(default, key)):
+            continue
+        if key in _MAY_CHANGE:
+            changes[key] = new
+        else:
+            refused.append(f"{key} cannot change from {old!r} to {new!r}")
+    if refused:
+        raise ConfigError(
+            f"resume continues the same run: {', '.join(refused)}; leave out what differs, "
+            "or start a new run"
+        )
+    return replace(stored, **changes)

@@ -1,0 +1,35 @@
+"""Whatever is in a file: it is read into something sane, or refused with a documented error.
+
+A short run; `python -m benchmarks.fuzz` is the long one.
+"""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz import mutated, randomness, targets
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::RuntimeWarning:PIL")
+
+
+@pytest.mark.parametrize("name", targets())
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_file_is_read_or_refused(name: str, data: st.DataObject) -> None:
+    target = targets()[name]
+    target.check(data.draw(target.inputs))
+
+
+@pytest.mark.parametrize("name", targets())
+def test_damaged_files_are_read_or_refused(name: str) -> None:
+    rng, target = randomness(0), targets()[name]
+    was_read = [target.check(mutated(rng, target)) for _ in range(300)]
+    assert any(was_read)  # or the check has nothing to look at
+    assert not all(was_read)
+
+
+@pytest.mark.parametrize("name", targets())
+def test_the_files_that_are_damaged_are_good(name: str) -> None:
+    target = targets()[name]
+    good = [target.check(seed) for seed in target.seeds]
+    assert sum(good) >= len(good) - 1  # one picture is a GIF

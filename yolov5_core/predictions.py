@@ -1,0 +1,76 @@
+"""Detections as COCO result JSON, for other programs to read."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from yolov5_core.evaluation import ImageDetections
+
+ImageId = int | str
+
+_COCO_IDS = (
+    *(*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66)),
+    *(67, 70, *range(72, 83), *range(84, 91)),
+)  # COCO numbers its 80 classes up to 90
+
+
+def category_ids(names: Sequence[str]) -> tuple[int, ...]:
+    """The COCO category id of each class: its index, COCO's own numbers for COCO's 80 classes.
+
+    Source: spec E.7.
+    """
+    is_coco = len(names) == len(_COCO_IDS) and (names[0], names[-1]) == ("person", "toothbrush")
+    return _COCO_IDS if is_coco else tuple(range(len(names)))
+
+
+def image_ids(names: Sequence[str]) -> list[ImageId]:
+    """The COCO id of each picture: its stem, as a number where it is one.
+
+    Pictures whose stems are the same, in different folders, get their whole names.
+
+    Args:
+        names: Paths below the data set's root, with "/".
+
+    Source: spec E.7.
+    """
+    stems = [PurePosixPath(name).stem for name in names]
+    ids: list[ImageId] = [int(s) if s.isascii() and s.isdigit() else s for s in stems]
+    counts = Counter(ids)
+    return [own if counts[own] == 1 else name for own, name in zip(ids, names, strict=True)]
+
+
+def save_predictions(
+    images: Sequence[ImageDetections],
+    ids: Sequence[ImageId],
+    categories: Sequence[int],
+    path: Path,
+) -> Path:
+    """Writes every detection of a set: image_id, category_id, bbox x y w h in native pixels, score.
+
+    Args:
+        images: The set.
+        ids: COCO image id of each record.
+        categories: COCO category id of each class.
+        path: The .json file; one detection a line.
+
+    Source: spec E.7, box to 3 decimals and score to 5.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        separator = "[\n"
+        for image in images:
+            for row in image.detections.astype(np.float64).tolist():
+                x1, y1, x2, y2, score, cls = row
+                entry = {
+                    "image_id": ids[image.index],
+                    "category_id": categories[int(cls)],
+                    "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
+                    "score": round(score, 5),
+                }
+                file.write(separator + json.dumps(entry, ensure_ascii=False))
+                separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
+    return path
