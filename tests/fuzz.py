@@ -10,7 +10,7 @@ import json
 import pickle
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -19,10 +19,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data_sets import coco_doc, voc_xml
+from tests.fuzz_grammars import (
+    ODD_BYTES,
+    ODD_NUMBERS,
+    coco_files,
+    label_files,
+    voc_files,
+    yaml_files,
+)
 from yolov5_core.coco import CocoImage, coco_truth, parse_coco
+from yolov5_core.data_yaml import read_data_yaml
 from yolov5_core.dataset import DataError, Truth
 from yolov5_core.decode import PictureError, decode, verify
 from yolov5_core.faults import KINDS, Fault, FaultError
+from yolov5_core.files import FileInfo
 from yolov5_core.labels import parse_any_rows, parse_labels, plain_boxes
 from yolov5_core.voc import voc_names, voc_truth
 
@@ -54,12 +64,12 @@ def randomness(seed: int) -> random.Random:
 def mutated(rng: random.Random, target: Target) -> bytes:
     """A file of a target with some bytes changed, moved, put in or taken out."""
     data = bytearray(rng.choice(target.seeds))
-    for _ in range(rng.randint(1, 8)):
+    for _ in range(rng.choice((1, 1, 1, 2, 2, 4, 8))):
         at = rng.randrange(len(data) + 1)
-        if rng.random() < 0.4:  # headers decide most
+        if rng.random() < 0.3:  # headers decide most
             at = min(at, rng.randrange(64))
         end = min(at + rng.choice((1, 1, 2, 4, 16, 200)), len(data))
-        match rng.randrange(9):
+        match rng.randrange(11):
             case 0 if at < len(data):
                 data[at] ^= 1 << rng.randrange(8)
             case 1 if at < len(data):
@@ -75,7 +85,7 @@ def mutated(rng: random.Random, target: Target) -> bytes:
                 data[at:] = other[rng.randrange(len(other) + 1) :]
             case 6:
                 data[at:at] = rng.choice(target.words)
-            case 7:
+            case 7 | 8 | 9:
                 numbers = list(re.finditer(rb"-?\d[\d.]*", data))
                 if numbers:
                     data[slice(*rng.choice(numbers).span())] = rng.choice(target.words)
@@ -102,9 +112,9 @@ def _require_refusal(kind: str, message: str) -> None:
     _require_message(message)
 
 
-def _require_message(message: str) -> None:
-    assert message.startswith(WHERE)
-    assert len(message) > len(f"{WHERE}: ")
+def _require_message(message: str, where: str = WHERE) -> None:
+    assert message.startswith(where)
+    assert len(message) > len(f"{where}: ")
     _require_text(message)
 
 
@@ -194,6 +204,40 @@ def _check_voc(data: bytes) -> bool:
     return True
 
 
+class _OneFile:
+    """A place with one data.yaml and a folder beside it, as files.Files."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def folder(self, _path: str) -> dict[str, FileInfo]:
+        return {}
+
+    def tree(self, _path: str) -> dict[str, FileInfo]:
+        return {}
+
+    def is_folder(self, path: str) -> bool:
+        return path in ("/data", "/data/images")
+
+    def is_file(self, path: str) -> bool:
+        return path in ("/data/data.yaml", "/data/a.json")
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
+        return [self.data for _ in paths]
+
+
+def _check_yaml(data: bytes) -> bool:
+    try:
+        spec = read_data_yaml("/data/data.yaml", _OneFile(data))
+    except DataError as error:
+        _require_message(str(error), "/data/data.yaml")
+        return False
+    assert spec.train
+    assert spec.val
+    _require_text(spec.root, *spec.names, *spec.train, *spec.val, *spec.test)
+    return True
+
+
 def _check_picture(data: bytes) -> bool:
     try:
         image, remark = verify(data)
@@ -212,13 +256,6 @@ def _check_picture(data: bytes) -> bool:
     return True
 
 
-_ODD_NUMBERS = (
-    *(b"0", b"-0", b"1", b"-1", b"2", b"3", b"0.5", b".5", b"1.", b"1.0000001", b"1.00000001"),
-    *(b"1e400", b"-1e400", b"1e39", b"1e-50", b"1e-400", b"1e30", b"nan", b"NaN", b"-inf"),
-    *(b"Infinity", b"1_0", b"0x10", b"\xd9\xa1", b"9" * 400, b"9" * 5000, b"0." + b"3" * 400),
-    *(b"16777217", b"2147483648", b"9223372036854775808", b"1e", b"+1", b"--1", b"1,5", b"''"),
-)
-_BYTES = (b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\r", b"\n", b"\t", b" ", b"\x85")
 _LABELS = (
     b"0 0.5 0.5 0.2 0.2\n1 0.25 0.75 0.1 0.3\n",
     b"2 0.1 0.1 0.4 0.1 0.4 0.5\r\n0 .5 .5 .25 .25\r\n1 0.6 0.6 0.9 0.6 0.9 0.8 0.6 0.8",
@@ -226,131 +263,10 @@ _LABELS = (
 )
 
 
-def _label_files() -> st.SearchStrategy[bytes]:
-    fractions = st.floats(0, 1).map(lambda value: repr(value).encode())
-    fields = st.one_of(fractions, fractions, st.sampled_from((*_ODD_NUMBERS, *_BYTES)))
-    row = st.one_of(
-        st.tuples(st.sampled_from((b"0", b"1", b"2", b"3")), *[fractions] * 4),
-        st.lists(fields, max_size=12).map(tuple),
-    )
-    rows = st.lists(row.map(b" ".join), max_size=6)
-    ends = st.sampled_from((b"\n", b"\r\n", b"\r", b"\n\n"))
-    return st.tuples(rows, ends).map(lambda pair: pair[1].join(pair[0]))
-
-
-_KEYS = (
-    *("id", "image_id", "category_id", "file_name", "width", "height", "bbox", "iscrowd", "name"),
-    *("segmentation", "images", "annotations", "categories", "counts", "size"),
+_YAML = (
+    b"path: .\ntrain: images\nval: images\nnc: 2\nnames: [cat, dog]\n",
+    b"train: ['images', ./images]\nval: a.json\nnames: {0: &a cat, 1: \"dog\"}\ndownload: x # y\n",
 )
-
-
-def _coco_files() -> st.SearchStrategy[bytes]:
-    numbers = st.one_of(
-        st.integers(-3, 30),
-        st.sampled_from((10**19, -(10**400), 1e308, -1e308, 5e-324, float("nan"), float("inf"))),
-        st.floats(-100, 200),
-    )
-    texts = st.one_of(
-        st.sampled_from(("a.jpg", "b.jpg", "cat", "", "\ud800", "\0", "../x")), st.text(max_size=4)
-    )
-    leaves = st.one_of(st.none(), st.booleans(), numbers, texts)
-    anything = st.recursive(
-        leaves,
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=6),
-            st.dictionaries(st.sampled_from(_KEYS), inner, max_size=4),
-        ),
-        max_leaves=12,
-    )
-
-    def mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-        return st.integers(0, 9).flatmap(lambda n: anything if n == 0 else usual)
-
-    def entry(**usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-        return mostly(st.fixed_dictionaries({}, optional={k: mostly(v) for k, v in usual.items()}))
-
-    ids = st.integers(0, 3)
-    sides = st.sampled_from((0, 60, 40, None))
-    polygon = st.lists(st.integers(-9, 70), min_size=6, max_size=10)
-    document = st.fixed_dictionaries(
-        {
-            "images": mostly(
-                st.lists(entry(id=ids, file_name=texts, width=sides, height=sides), max_size=4)
-            ),
-            "annotations": mostly(
-                st.lists(
-                    entry(
-                        id=ids,
-                        image_id=ids,
-                        category_id=ids,
-                        bbox=st.lists(numbers, min_size=4, max_size=4),
-                        iscrowd=st.sampled_from((0, 1, True)),
-                        segmentation=st.lists(polygon, max_size=3),
-                    ),
-                    max_size=6,
-                )
-            ),
-            "categories": mostly(
-                st.lists(
-                    st.tuples(ids, texts).map(lambda p: {"id": p[0], "name": f"{p[0]}{p[1]}"}),
-                    min_size=1,
-                    max_size=3,
-                    unique_by=lambda category: category["id"],
-                )
-            ),
-        }
-    )
-    return st.one_of(document, document, anything).map(lambda value: json.dumps(value).encode())
-
-
-_TAGS = (
-    *("annotation", "object", "name", "bndbox", "xmin", "ymin", "xmax", "ymax", "size", "width"),
-    *("height", "source", "part", "difficult", "x"),
-)
-
-
-def _voc_files() -> st.SearchStrategy[bytes]:
-    numbers = st.one_of(
-        st.integers(-5, 65).map(str),
-        st.floats().map(repr),
-        st.text(max_size=5),
-        st.sampled_from(("1_0", "\u0661", "1e999", " 7 ", "&amp;", "&#x0;", "&x;", "<!--5-->6")),
-    )
-
-    def element(tag: str, inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-        return inner.map(lambda text: f"<{tag}>{text}</{tag}>")
-
-    def joined(*parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-        return st.tuples(*parts).map("".join)
-
-    box = element(
-        "bndbox", joined(*(element(t, numbers) for t in ("xmin", "ymin", "xmax", "ymax")))
-    )
-    names = st.one_of(st.sampled_from(("cat", "dog", "", " ")), st.text(max_size=5))
-    thing = element("object", joined(element("name", names), box))
-    anything = st.recursive(
-        st.text(max_size=5),
-        lambda inner: st.tuples(st.sampled_from(_TAGS), st.lists(inner, max_size=4)).map(
-            lambda pair: f"<{pair[0]}>{''.join(pair[1])}</{pair[0]}>"
-        ),
-        max_leaves=15,
-    )
-    size = st.sampled_from(("", "<size><width>60</width><height>40</height></size>"))
-    official = st.sampled_from(("", "<source><annotation>PASCAL VOC2007</annotation></source>"))
-    things = st.lists(st.one_of(thing, thing, anything), max_size=4).map("".join)
-    document = element("annotation", joined(size, official, things))
-    starts = st.sampled_from(
-        (
-            "",
-            "\ufeff",
-            '<?xml version="1.0"?>',
-            '<?xml version="1.0" encoding="utf-16"?>',
-            "<!DOCTYPE a>",
-        )
-    )
-    return joined(starts, st.one_of(document, document, anything)).map(
-        lambda text: text.encode("utf-8", "surrogatepass")
-    )
 
 
 def _pictures() -> tuple[bytes, ...]:
@@ -382,7 +298,7 @@ def targets() -> dict[str, Target]:
     """Every parser of files that users bring."""
     coco = tuple(json.dumps(coco_doc(split)).encode() for split in ("train", "val"))
     voc = tuple(voc_xml(key).encode() for key in ("train/0", "train/1"))
-    words = (*_ODD_NUMBERS, *_BYTES)
+    words = (*ODD_NUMBERS, *ODD_BYTES)
     json_words = (
         b"null",
         b"true",
@@ -400,8 +316,9 @@ def targets() -> dict[str, Target]:
     marks = (b"\xff\xd9", b"\xff\xd8", b"\xff\xc0", b"\xff\xda", b"IHDR", b"IDAT", b"IEND", b"RIFF")
     pictures = _pictures()
     return {
-        "labels": Target(_LABELS, words, _label_files(), _check_labels),
-        "COCO": Target(coco, (*words, *json_words), _coco_files(), _check_coco),
-        "VOC": Target(voc, (*words, *xml_words), _voc_files(), _check_voc),
-        "pictures": Target(pictures, (*marks, *_BYTES), st.nothing(), _check_picture),
+        "labels": Target(_LABELS, words, label_files(), _check_labels),
+        "COCO": Target(coco, (*words, *json_words), coco_files(), _check_coco),
+        "VOC": Target(voc, (*words, *xml_words), voc_files(), _check_voc),
+        "data.yaml": Target(_YAML, words, yaml_files(), _check_yaml),
+        "pictures": Target(pictures, (*marks, *ODD_BYTES), st.nothing(), _check_picture),
     }

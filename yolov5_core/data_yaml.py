@@ -182,21 +182,24 @@ def _names(table: Mapping[str, Any], path: str) -> tuple[str, ...]:
         raise DataError(f"{path}: names: each must be a word or number; got {got}")
     count = table.get("nc", len(names))
     if count != len(names):
-        raise DataError(
-            f"{path}: nc={reprlib.repr(count)} but names has {len(names)} entries; make them agree or remove nc"
-        )
+        got = f"nc={reprlib.repr(count)} but names has {len(names)} entries"
+        raise DataError(f"{path}: {got}; make them agree or remove nc")
     return tuple(str(name) for name in names)
 
 
 def _is_name(value: Any) -> bool:
     """Whether a value can stand for a class in reports, also in UTF-8."""
-    text = str(value) if isinstance(value, str | int | float) else ""
-    return bool(text.strip()) and text == text.encode("utf-8", "replace").decode()
+    return isinstance(value, int | float) or (_is_text(value) and bool(value.strip()))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is a text that can be written down: YAML may hold halves of characters."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode()
 
 
 def _root(value: Any, where: str, files: Files) -> list[str]:
     """Folders the splits may be relative to, the likeliest first."""
-    if not isinstance(value, str):
+    if not _is_text(value):
         raise DataError(f"{where}: path: must be a folder, got {reprlib.repr(value)}")
     candidates = [join(posixpath.dirname(where), value)]
     if "://" not in where:
@@ -216,7 +219,7 @@ def _find_split(
     found: list[str] = []
     problems: list[str] = []
     for entry in entries:
-        if not isinstance(entry, str):
+        if not _is_text(entry):
             got = reprlib.repr(entry)
             problems.append(f"{where}: must be a path or a list of paths, got {got}")
             continue

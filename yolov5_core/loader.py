@@ -6,6 +6,7 @@ Workers only decide how fast batches come, never what is in them.
 import math
 import multiprocessing.util
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, overload
@@ -154,8 +155,8 @@ class TrainingLoader:
         self.count = len(samples.reader.records)
         self.group = _QUAD if quad else 1
         self.batch_size = min(batch_size, self.count) // self.group * self.group
-        if not self.batch_size:
-            raise DataError(f"quad needs {_QUAD} training pictures or more, here are {self.count}")
+        if self.count < self.group:
+            raise DataError(f"{self.count} training pictures: quad needs {self.group} or more")
         self._rect = None if samples.mosaic else self._rectangles(stride)
         self._rest = _Rest(self.group)
         self._loader = DataLoader(
@@ -243,8 +244,8 @@ def _shapes_wh(reader: ImageReader) -> np.ndarray:
 
 
 def _start_method(workers: int) -> str | None:
-    """How workers begin: as forks, which share the cached pictures."""
-    return "fork" if workers else None
+    """How workers begin: on Linux as forks, which share the cached pictures."""
+    return "fork" if workers and sys.platform == "linux" else None
 
 
 def _delivered(loader: "DataLoader[Any]") -> Iterator[Any]:

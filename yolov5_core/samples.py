@@ -125,18 +125,24 @@ class ImageReader:
         return resize(image, self.shape_hw(record), self.augmenting)
 
     def _decoded(self, record: Record, data: bytes) -> np.ndarray:
-        factor = self._reduction(record) if data.startswith(_JPEG_START) else 1
-        image = decode(data, factor)
-        if image.shape[:2] == (-(-record.height // factor), -(-record.width // factor)):
-            return image
-        height, width = decode(data).shape[:2]
-        raise DataError(
-            f"{record.name}: is {width}x{height} now, was {record.width}x{record.height} "
-            "when the data was prepared: start a new run"
-        )
+        if data.startswith(_JPEG_START) and (factor := self._reduction(record)) > 1:
+            image = decode(data, factor)
+            if image.shape[:2] == (-(-record.height // factor), -(-record.width // factor)):
+                return image
+        image = decode(data)
+        height, width = image.shape[:2]
+        if (height, width) != (record.height, record.width):
+            raise DataError(
+                f"{record.name}: is {width}x{height} now, was {record.width}x{record.height} "
+                "when the data was prepared: start a new run"
+            )
+        return image
 
     def _reduction(self, record: Record) -> int:
-        """The most times smaller a picture may be decoded without having to be enlarged."""
+        """The most times smaller a picture may be decoded without having to be enlarged.
+
+        Sides are rounded up, so that nothing moves by a whole pixel of the result.
+        """
         if not self.augmenting:  # evaluation averages areas, spec C.5
             return 1
         longer = max(record.height, record.width)
@@ -167,6 +173,7 @@ class ImageReader:
         with ThreadPoolExecutor() as pool:
             for done, _ in enumerate(pool.map(fill, range(count)), 1):
                 progress(done, count)
+        pictures.pixels.setflags(write=False)
         self._cached = pictures
 
 

@@ -33,3 +33,21 @@ def test_the_files_that_are_damaged_are_good(name: str) -> None:
     target = targets()[name]
     good = [target.check(seed) for seed in target.seeds]
     assert sum(good) >= len(good) - 1  # one picture is a GIF
+
+
+FOUND = {  # what longer runs found once: they raised other errors, or wrote half characters
+    "a date that is none": ("data.yaml", b"names: 2001-13-01"),
+    "a truth that is none": ("data.yaml", b"names: !!bool x"),
+    "a time that is none": ("data.yaml", b"names: !!timestamp x"),
+    "half a character in a path": ("data.yaml", b'train: images\nval: "\\ud800"\nnames: [a]'),
+    "half a character in a name": ("data.yaml", b'train: images\nval: images\nnames: ["\\ud800"]'),
+    "lists in place of names": ("data.yaml", b"train: images\nval: images\nnames: &a [*a]"),
+    "a codec that is no encoding": ("VOC", b'<?xml version="1.0" encoding="hex"?><annotation/>'),
+    "a codec that warns": ("VOC", b'<?xml version="1.0" encoding="unicode_escape"?><annotation/>'),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_is_refused(name: str) -> None:
+    target, data = FOUND[name]
+    assert not targets()[target].check(data)

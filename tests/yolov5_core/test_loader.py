@@ -259,7 +259,7 @@ def test_rectangular_quads_have_rectangles_of_twice_the_sides(tiny_data: Data):
 
 def test_a_quad_needs_four_pictures(tiny_data: Data):
     assert training_loader(tiny_data[0][:5], batch_size=8, quad=True).batch_size == 4
-    with pytest.raises(DataError, match="needs 4 training pictures or more, here are 3"):
+    with pytest.raises(DataError, match="3 training pictures: quad needs 4 or more"):
         training_loader(tiny_data[0][:3], batch_size=4, quad=True)
 
 

@@ -315,6 +315,7 @@ def test_cached_pictures_lie_in_one_block_that_forked_workers_share(tiny_data: D
     block = reader.read(0, records[0]).base
     assert block is not None
     assert block.nbytes == sum(sizes)  # nothing in between
+    assert not block.flags.writeable
 
 
 def test_the_memory_for_a_cache_is_told_before_it_is_filled(
@@ -384,7 +385,8 @@ def test_a_photograph_decoded_at_a_fraction_looks_the_same_and_has_the_same_size
     )
     assert small.shape == whole.shape
     assert max(small.shape) in (32, 33)  # see boxes.resized_hw
-    assert np.abs(small.astype(int) - whole).mean() < 6  # levels; half a pixel of the ramp
+    one_pixel = 200 / min(small.shape[:2])  # of the ramp: the last column may be of fewer
+    assert np.abs(small.astype(int) - whole).mean() < one_pixel + 2  # levels
 
 
 def test_only_photographs_of_twice_the_size_are_decoded_at_a_fraction(tmp_path: Path):
