@@ -1,7 +1,7 @@
 # make run    train a detector on a drawn picture set, or on yours: make run DATA=pictures/data.yaml
 # make test   every test that needs no GPU and no cloud
 # make check  format, lint, types, architecture
-# make bench  the benchmarks (BENCH_DATA=path/to/data.yaml for the one on real pictures)
+# make bench  the benchmarks (BENCH_DATA=path/to/data.yaml adds those on real pictures)
 # make lock   write the locks anew from pyproject.toml
 
 PYTHON ?= python3
@@ -42,9 +42,14 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 BENCH_DATA ?=
-bench: $(VENV)/.runtime
-	@test -n "$(BENCH_DATA)" || { echo "make bench: give BENCH_DATA=path/to/data.yaml"; exit 2; }
+BENCH_PICTURES ?= 100000
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.prepare --pictures $(BENCH_PICTURES)
+ifneq ($(BENCH_DATA),)
+	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
+	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.real_data --data "$(BENCH_DATA)"
+endif
 
 # Exact versions without their dependencies: the lock holds the whole closure, and a plain install
 # of torch on Linux would add gigabytes of CUDA packages. CUDA=1 asks for them.

@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks.errors import DamagedObjectError, MissingObjectError, StoreUnavailableError
 from tasks.records import Artifact, Prepared
-from tasks.store import Store
+from tasks.store import Store, file_sha256
 from yolov5_core.index import SPLITS, Index, Records, load_index
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def _fetch(store: Store, artifact: Artifact, folder: Path, advance: Callable[[in
                     raise DamagedObjectError(f"{store.url(artifact.key)}: shorter than recorded")
                 file.write(block)
                 advance(len(block))
-        if _sha256(part) != artifact.sha256:
+        if file_sha256(part) != artifact.sha256:
             part.unlink()
             raise DamagedObjectError(
                 f"{store.url(artifact.key)}: not what was prepared; it was damaged or replaced: "
@@ -228,7 +228,7 @@ def _verified_in_place(store: Store, artifact: Artifact) -> Path:
     seen = cache_folder() / "verified" / hashlib.sha256(identity.encode()).hexdigest()
     if seen.exists():
         return path
-    if status.st_size != artifact.size or _sha256(path) != artifact.sha256:
+    if status.st_size != artifact.size or file_sha256(path) != artifact.sha256:
         raise DamagedObjectError(
             f"{path}: not what was prepared; it was damaged or replaced: delete it and start a "
             "new run"
@@ -265,8 +265,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

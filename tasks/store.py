@@ -108,7 +108,7 @@ class Store:
             FileNotFoundError: No such local file.
             StoreError: It could not be stored, or what is stored differs.
         """
-        artifact = Artifact(key=key, size=local.stat().st_size, sha256=_sha256(local))
+        artifact = Artifact(key=key, size=local.stat().st_size, sha256=file_sha256(local))
         with self._explained("write", key):
             if self.folder:
                 self._put_local(artifact, lambda part: shutil.copyfile(local, part))
@@ -347,14 +347,15 @@ def _compare(
     expected: Artifact, part: Path, where: str, kind: type[StoreError] = StoreUnavailableError
 ) -> None:
     size = part.stat().st_size
-    if size != expected.size or _sha256(part) != expected.sha256:
+    if size != expected.size or file_sha256(part) != expected.sha256:
         raise kind(
             f"{where}: {size} bytes, not the {expected.size} bytes that were recorded, or changed; "
             "it was damaged or replaced"
         )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Sha256 of a local file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

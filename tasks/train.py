@@ -24,8 +24,8 @@ from tasks.errors import StoreError
 from tasks.progress import progress_bar
 from tasks.records import Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, code_version, run_stage
-from tasks.store import open_store
-from tasks.weights import fetch_weights, file_digest, first_model
+from tasks.store import file_sha256, open_store
+from tasks.weights import fetch_weights, first_model
 from yolov5_core import checkpoint
 from yolov5_core.boxes import denormalise
 from yolov5_core.config import ConfigError, TrainConfig, load_hyperparameters
@@ -228,7 +228,7 @@ def _first_model(
         fit_anchors(model, records, config.image_size, hyp.anchor_t, config.seed)
     elif isinstance(model.description.anchors, int):
         raise ConfigError("noautoanchor: this model's anchors are to be found from the data")
-    return model, {"parent_sha256": file_digest(weights)}
+    return model, {"parent_sha256": file_sha256(weights) if weights else ""}
 
 
 def _require_fitting_size(image_size: int, stride: int) -> None:

@@ -1,6 +1,5 @@
 """The weights a run starts from: a checkpoint of ours or a public one, from a path or a URL."""
 
-import hashlib
 from pathlib import Path
 
 from tasks.run import local_weights
@@ -73,11 +72,3 @@ def first_model(
     if parent is None:
         return new_detector(description, seed)
     return transferred(description, parent, seed, skip_anchors=bool(cfg or hyp.anchors))
-
-
-def file_digest(path: Path | None) -> str:
-    """Sha256 of a file, hexadecimal; "" without one."""
-    if path is None:
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -168,27 +168,31 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
         key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        reason = f"an object has the key {_shown(key)} more than once: {_shown(made)}"
+        reason = f"an object has the key {reprlib.repr(key)} more than once: {reprlib.repr(made)}"
         raise _DoubledKeyError(reason)
     return made
 
 
 def _categories(rows: Sequence[Any], where: str) -> tuple[tuple[int, str], ...]:
     found: dict[int, str] = {}
+    names: set[str] = set()
     for row, category in enumerate(rows):
         place = f"{where}#categories[{row}]"
         if not isinstance(category, dict):
             raise DataError(f"{place}: must be an object with id and name")
         number, name = _whole(category.get("id")), category.get("name")
         if number is None:
-            raise DataError(f"{place}: id must be a whole number, got {_shown(category.get('id'))}")
+            raise DataError(
+                f"{place}: id must be a whole number, got {reprlib.repr(category.get('id'))}"
+            )
         if not isinstance(name, str) or not name.strip() or not _is_writable(name):
-            raise DataError(f"{place}: name must be a text, got {_shown(name)}")
+            raise DataError(f"{place}: name must be a text, got {reprlib.repr(name)}")
         if number in found:
             raise DataError(f"{place}: id {number} twice; give every category an id of its own")
-        if name in found.values():
+        if name in names:
             raise DataError(f"{place}: name {name!r} twice; merge the categories or rename one")
         found[number] = name
+        names.add(name)
     if not found:
         raise DataError(f"{where}: categories is empty; name at least one category")
     return tuple(sorted(found.items()))
@@ -233,18 +237,18 @@ def _entries(rows: Sequence[Any], where: str, faults: list[Fault]) -> list[_Entr
 
 def _entry(image: Any) -> _Entry:
     if not isinstance(image, dict):
-        raise AnnotationError("coco-image", f"must be an object, got {_shown(image)}")
+        raise AnnotationError("coco-image", f"must be an object, got {reprlib.repr(image)}")
     number, name = _whole(image.get("id")), image.get("file_name")
     if number is None:
-        reason = f"id must be a whole number, got {_shown(image.get('id'))}"
+        reason = f"id must be a whole number, got {reprlib.repr(image.get('id'))}"
         raise AnnotationError("coco-image", reason)
     if not isinstance(name, str) or not name.strip() or not _is_writable(name):
-        reason = f"file_name must be the name of a file, got {_shown(name)}"
+        reason = f"file_name must be the name of a file, got {reprlib.repr(name)}"
         raise AnnotationError("coco-image", reason)
     sides = [_whole(image.get(key) or 0) for key in ("width", "height")]
     width, height = sides
     if width is None or height is None or width < 0 or height < 0:
-        shown = f"{_shown(image.get('width'))} and {_shown(image.get('height'))}"
+        shown = f"{reprlib.repr(image.get('width'))} and {reprlib.repr(image.get('height'))}"
         raise AnnotationError("coco-image", f"width and height must be whole pixels, got {shown}")
     return _Entry(number, name, (width, height))
 
@@ -252,7 +256,9 @@ def _entry(image: Any) -> _Entry:
 def _is_crowd(annotation: Mapping[str, Any]) -> bool:
     value = annotation.get("iscrowd") or 0
     if _whole(int(value) if isinstance(value, bool) else value) not in (0, 1):
-        raise AnnotationError("coco-annotation", f"iscrowd must be 0 or 1, got {_shown(value)}")
+        raise AnnotationError(
+            "coco-annotation", f"iscrowd must be 0 or 1, got {reprlib.repr(value)}"
+        )
     return bool(value)
 
 
@@ -261,7 +267,7 @@ def _class(annotation: Mapping[str, Any], class_of: Mapping[int, int]) -> int:
     number = _whole(value)
     if number is None or number not in class_of:
         raise AnnotationError(
-            "coco-category", f"category_id {_shown(value)} is none of the categories"
+            "coco-category", f"category_id {reprlib.repr(value)} is none of the categories"
         )
     return class_of[number]
 
@@ -271,7 +277,7 @@ def _corners(annotation: Mapping[str, Any]) -> tuple[float, float, float, float]
     numbers = _numbers(value)
     if numbers is None or len(numbers) != 4:
         raise AnnotationError(
-            "coco-bbox", f"bbox must be four numbers [x, y, w, h], got {_shown(value)}"
+            "coco-bbox", f"bbox must be four numbers [x, y, w, h], got {reprlib.repr(value)}"
         )
     x, y, w, h = numbers
     return x, y, x + w, y + h
@@ -290,7 +296,7 @@ def _outline(
     for polygon in value:
         numbers = _numbers(polygon)
         if numbers is None or len(numbers) < 6 or len(numbers) % 2:
-            reason = f"no polygon of three points or more: {_shown(polygon)}"
+            reason = f"no polygon of three points or more: {reprlib.repr(polygon)}"
             raise AnnotationError("coco-segmentation", reason)
         points = np.array(numbers).reshape(-1, 2).clip(0, size_wh) / size_wh
         parts.append(points)
@@ -348,11 +354,6 @@ def _is_writable(text: str) -> bool:
 def _label(annotation: Mapping[str, Any]) -> str:
     number = _whole(annotation.get("id"))
     return "" if number is None else f"annotation {number}"
-
-
-def _shown(value: Any) -> str:
-    """A short text of any value."""
-    return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
 
 
 def _size(size_wh: tuple[int, int]) -> str:

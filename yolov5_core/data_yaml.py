@@ -20,6 +20,7 @@ _SUFFIXES = frozenset(
     (".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp", ".pfm")
 )
 _REQUIRED = ("train", "val")
+_LARGEST_NAME = 1e15  # of classes named by numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,26 +171,36 @@ def _names(table: Mapping[str, Any], path: str) -> tuple[str, ...]:
         if set(names) != set(expected):
             raise DataError(
                 f"{path}: names: keys must be the classes 0 to {len(names) - 1}, each once; "
-                f"got {reprlib.repr(list(names))}"
+                f"got {_shown(list(names))}"
             )
         names = [names[i] for i in expected]
     if not isinstance(names, list):
-        got = reprlib.repr(names)  # in full, lists of lists of aliases may have no end
+        got = _shown(names)
         raise DataError(f"{path}: names: must be a list, or class: name lines; got {got}")
     wrong = [name for name in names if not _is_name(name)]
     if wrong:
-        got = ascii(reprlib.repr(wrong[0]))
+        got = _shown(wrong[0])
         raise DataError(f"{path}: names: each must be a word or number; got {got}")
     count = table.get("nc", len(names))
     if count != len(names):
-        got = f"nc={reprlib.repr(count)} but names has {len(names)} entries"
+        got = f"nc={_shown(count)} but names has {len(names)} entries"
         raise DataError(f"{path}: {got}; make them agree or remove nc")
     return tuple(str(name) for name in names)
 
 
 def _is_name(value: Any) -> bool:
     """Whether a value can stand for a class in reports, also in UTF-8."""
-    return isinstance(value, int | float) or (_is_text(value) and bool(value.strip()))
+    if isinstance(value, int | float):
+        return abs(value) < _LARGEST_NAME
+    return _is_text(value) and bool(value.strip())
+
+
+def _shown(value: Any) -> str:
+    """A short text of any value; lists of lists of aliases may have no end."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # hexadecimal: Python writes no decimal number of so many digits
+        return "a number of thousands of digits"
 
 
 def _is_text(value: Any) -> bool:
@@ -200,7 +211,7 @@ def _is_text(value: Any) -> bool:
 def _root(value: Any, where: str, files: Files) -> list[str]:
     """Folders the splits may be relative to, the likeliest first."""
     if not _is_text(value):
-        raise DataError(f"{where}: path: must be a folder, got {reprlib.repr(value)}")
+        raise DataError(f"{where}: path: must be a folder, got {_shown(value)}")
     candidates = [join(posixpath.dirname(where), value)]
     if "://" not in where:
         candidates.append(join(Path.cwd().as_posix(), value))
@@ -220,7 +231,7 @@ def _find_split(
     problems: list[str] = []
     for entry in entries:
         if not _is_text(entry):
-            got = reprlib.repr(entry)
+            got = _shown(entry)
             problems.append(f"{where}: must be a path or a list of paths, got {got}")
             continue
         # exporters write "../train/images" for a folder beside data.yaml

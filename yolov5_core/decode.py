@@ -32,7 +32,7 @@ _REDUCED = {
 
 
 class PictureError(ValueError):
-    """Bytes that are no usable picture; `kind` is one of check.KINDS."""
+    """Bytes that are no usable picture; `kind` is one of faults.KINDS."""
 
     def __init__(self, kind: str, reason: str) -> None:
         self.kind = kind

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
+
+from flows.cli import main
+from tests.end_to_end.conftest import tiny_arguments
 
 STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "plot")
 
@@ -115,3 +119,17 @@ def test_the_run_says_where_everything_is(finished, stage_runs):
     assert links.type == "markdown"
     for url in (finished.summary.folder, *finished.summary.weights, finished.summary.plot):
         assert f"`{url}`" in links.data
+
+
+def test_the_data_report_of_a_stopped_night_is_in_the_ui(data, tmp_path):
+    shutil.copytree(data.parent, tmp_path / "data")
+    next((tmp_path / "data/labels/train").iterdir()).write_text("99 .5 .5 .1 .1\n")
+    more = ("--run", "stopped-night", "--max-rejected", "0")
+    assert main(tiny_arguments(tmp_path / "data" / "data.yaml", tmp_path, *more)) == 2
+    with get_client(sync_client=True) as client:
+        name = FlowRunFilterName(any_=["prepare stopped-night"])
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=name))
+    assert run.state.is_failed()
+    report = artifacts_of(run.id)["data-report"]
+    assert report.data.startswith("# Data: stop")
+    assert "label-class-unknown" in report.data

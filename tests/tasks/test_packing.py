@@ -1,9 +1,10 @@
 import logging
 import os
 import shutil
+import signal
 import tarfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import tasks.packing
 from tasks.datasets import open_dataset, read_manifest
+from tasks.errors import TransientError, exit_code
 from tasks.packing import Packed, pack
 from tasks.records import Prepared
 from tasks.store import Store, open_store
@@ -26,6 +28,7 @@ from tests.data_sets import (
     write_yolo,
 )
 from yolov5_core.dataset import DataError
+from yolov5_core.files import LocalFiles
 
 
 @pytest.fixture
@@ -303,3 +306,24 @@ def test_shards_are_plain_tar_files(tmp_path):
                 yield from archive.getnames()
 
     assert sum(name.endswith(".jpg") for name in names()) == 5
+
+
+class DyingFiles(LocalFiles):
+    """Kills the process that reads pictures, as the kernel does when memory runs out."""
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
+        if any(path.endswith(".jpg") for path in paths):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read_many(paths)
+
+
+def test_a_worker_that_dies_is_said_in_a_sentence_and_worth_another_try(
+    store, tmp_path, monkeypatch
+):
+    data = write_yolo(tmp_path)
+    monkeypatch.setattr(tasks.packing, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(tasks.packing, "open_files", lambda _: DyingFiles())
+    with pytest.raises(TransientError, match="a process that checks pictures died") as caught:
+        packed(store, data)
+    assert exit_code(caught.value) == 75
+    assert store.keys("") == []

@@ -5,7 +5,7 @@ import torch
 
 from tasks.errors import MissingObjectError
 from tasks.store import open_store
-from tasks.weights import fetch_weights, file_digest, first_model, read_parent
+from tasks.weights import fetch_weights, first_model, read_parent
 from tests.tiny import tiny_description
 from tests.yolov5_core.test_foreign import stripped_v7
 from yolov5_core import checkpoint
@@ -103,10 +103,3 @@ def test_a_corrupt_file_is_refused_in_words(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises((CheckpointError, ForeignCheckpointError), match=str(path)):
         read_parent(path)
-
-
-def test_a_digest_is_the_files_sha256(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"abc")
-    assert file_digest(path).startswith("ba7816bf8f01cfea")
-    assert file_digest(None) == ""

@@ -42,6 +42,10 @@ FOUND = {  # what longer runs found once: they raised other errors, or wrote hal
     "half a character in a path": ("data.yaml", b'train: images\nval: "\\ud800"\nnames: [a]'),
     "half a character in a name": ("data.yaml", b'train: images\nval: images\nnames: ["\\ud800"]'),
     "lists in place of names": ("data.yaml", b"train: images\nval: images\nnames: &a [*a]"),
+    "a number too long to be written": (
+        "data.yaml",
+        b"train: images\nval: images\nnc: 0x" + b"9" * 5000 + b"\nnames: [a]",
+    ),
     "a codec that is no encoding": ("VOC", b'<?xml version="1.0" encoding="hex"?><annotation/>'),
     "a codec that warns": ("VOC", b'<?xml version="1.0" encoding="unicode_escape"?><annotation/>'),
 }
