@@ -133,7 +133,7 @@ def _report(
         index=packed.index,
         class_names=names,
         faults=packed.faults,
-        checked=len(packed.sources.items),
+        checked=_checked(packed),
         previous=accepted["profile"] if accepted else None,
         new_rows=packed.new_rows,
         removed=packed.removed,
@@ -196,6 +196,13 @@ def _publish_report(context: StageContext, report: Mapping[str, Any], prepared: 
 
 def _report_key(run: str, suffix: str) -> str:
     return f"runs/{run}/data/report.{suffix}"
+
+
+def _checked(packed: Packed) -> int:
+    """Pictures looked at, with those a COCO file describes so badly that they became no items."""
+    names = {item.name for item in packed.sources.items}
+    left_out = {f.image for f in packed.sources.faults if f.effect == "picture left out"}
+    return len(names | left_out)
 
 
 def _counts(packed: Packed) -> dict[str, dict[str, int]]:

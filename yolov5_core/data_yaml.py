@@ -77,7 +77,12 @@ def read_data_yaml(path: str | Path, files: Files = LOCAL) -> DataSpec:
 
 def whole_path(path: str) -> str:
     """A path from the root of the file system; a URL as it is."""
-    return path if "://" in path else Path(path).expanduser().absolute().as_posix()
+    if "://" in path:
+        return path
+    try:
+        return Path(path).expanduser().absolute().as_posix()
+    except RuntimeError as error:  # "~" of a user this machine does not have
+        raise DataError(f"{path}: {error}; write the whole path") from error
 
 
 def list_images(sources: Sequence[str], files: Files = LOCAL) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from yolov5_core.dataset import DataError
+
 
 class FileInfo(NamedTuple):
     """What tells that a file has changed."""
@@ -48,6 +50,8 @@ class LocalFiles:
                 return {e.name: _info(e) for e in entries if not e.name.startswith(".")}
         except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a 0 byte
             return {}
+        except OSError as error:
+            raise _unlisted(path, error) from error
 
     def tree(self, path: str) -> dict[str, FileInfo]:
         """See Files; links to folders are followed, once."""
@@ -60,14 +64,17 @@ class LocalFiles:
                 continue
             seen.add(real)
             folders = []
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if _is_folder(entry):
-                        folders.append(entry.path)
-                    else:
-                        found[entry.path] = _info(entry)
+            try:
+                with os.scandir(here) as entries:
+                    for entry in entries:
+                        if entry.name.startswith("."):
+                            continue
+                        if _is_folder(entry):
+                            folders.append(entry.path)
+                        else:
+                            found[entry.path] = _info(entry)
+            except OSError as error:
+                raise _unlisted(here, error) from error
             waiting += sorted(folders, reverse=True)  # of two ways to a folder the same one wins
         return found
 
@@ -82,6 +89,10 @@ class LocalFiles:
     def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
         """See Files."""
         return [_read(path) for path in paths]
+
+
+def _unlisted(folder: str, error: OSError) -> DataError:
+    return DataError(f"{folder}: cannot be listed: {error.strerror}; make the folder readable")
 
 
 def read_file(files: Files, path: str) -> bytes:

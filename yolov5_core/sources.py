@@ -8,7 +8,7 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from yolov5_core.coco import CocoImage, CocoSet, parse_coco
@@ -329,11 +329,13 @@ def _add_coco(found: _Found, split: str, source: str) -> None:
         coco = parse_coco(read_file(found.files, source), source)
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error}") from error
-    found.faults += coco.faults
     found.categories[source] = _class_of(found, coco, source)
     folder = _coco_folder(found, coco, source)
     number = SPLITS.index(split)
     listed = {join(folder, fault.image) for fault in coco.faults if fault.image}
+    for fault in coco.faults:  # named as items are
+        name = relative(found.root, join(folder, fault.image)) if fault.image else ""
+        found.faults.append(replace(fault, image=name))
     for image in coco.images:
         path = join(folder, image.file_name)
         info = found.info(path) or _MISSING

@@ -173,3 +173,13 @@ def test_the_sample_is_drawn_beside_a_local_store_and_only_once(tmp_path):
     assert len(stamps) == 600
     assert prepare_stage(store, "b", config).digest == first.digest
     assert stamps == {p: p.stat().st_mtime_ns for p in drawn.rglob("*.jpg")}
+
+
+def test_pictures_a_coco_file_describes_badly_count_as_left_out(store, tmp_path):
+    folder = WRITERS["COCO"](tmp_path / "set")
+    path = folder / "annotations/instances_train2017.json"
+    doc = json.loads(path.read_text())
+    doc["images"].append({**doc["images"][0]})  # both entries of id 0 are worth nothing
+    put(path, json.dumps(doc))
+    with pytest.raises(DataError, match=r"max_rejected 0\.2 "):
+        prepare(store, folder, max_rejected=0.1)

@@ -176,3 +176,8 @@ def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
         list_images([str(tmp_path)])
     with pytest.raises(DataError, match="no such folder"):
         list_images([str(tmp_path / "nowhere")])
+
+
+def test_the_home_of_a_user_nobody_knows_is_refused_in_words() -> None:
+    with pytest.raises(DataError, match="write the whole path"):
+        read_data_yaml("~nobody-of-this-name/data.yaml")

@@ -1,7 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
+from yolov5_core.dataset import DataError
 from yolov5_core.files import LocalFiles, join, read_file, relative
 
 
@@ -61,3 +63,13 @@ def test_what_cannot_be_read_is_an_answer_not_an_exception(tmp_path):
     assert isinstance(found[2], IsADirectoryError)
     with pytest.raises(FileNotFoundError):
         read_file(files, str(Path(tmp_path) / "b"))
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refused(path: str) -> object:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refused)  # root may list everything
+    for ask in (LocalFiles().tree, LocalFiles().folder):
+        with pytest.raises(DataError, match=rf"{tmp_path}: cannot be listed: Permission denied"):
+            ask(str(tmp_path))
