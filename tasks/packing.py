@@ -97,8 +97,8 @@ def pack(store: Store, data: str, progress: Progress) -> Packed:
         sources = understand(source, files, known.class_names if known else (), is_known)
     for line in sources.understood:
         log.info("%s", line)
-    stamps = stamps_of(sources.items)
-    before = _numbers_before(old, sources, stamps)
+    stamps, keys = stamps_of(sources.items), [key_of(item) for item in sources.items]
+    before = _numbers_before(old, sources.names, keys, stamps)
     todo = np.flatnonzero(before < 0)
     log.info(
         "%d pictures: %d as they were, %d to read", len(before), len(before) - len(todo), len(todo)
@@ -127,7 +127,6 @@ def pack(store: Store, data: str, progress: Progress) -> Packed:
     rows = np.full(len(before), -1)
     is_used = (origin >= 0) | (_rows_before(old, before) >= 0)
     rows[is_used] = np.arange(is_used.sum())
-    keys = [key_of(item) for item in sources.items]
     save_known(
         store,
         source,
@@ -169,15 +168,17 @@ def _load_old(store: Store, source: str) -> _Old | None:
     return _Old(known=known, index=index, shards=manifest.shards)
 
 
-def _numbers_before(old: _Old | None, sources: Sources, stamps: np.ndarray) -> np.ndarray:
+def _numbers_before(
+    old: _Old | None, names: tuple[str, ...], keys: Sequence[str], stamps: np.ndarray
+) -> np.ndarray:
     """For each item its number in the last preparation if it is unchanged, else -1."""
-    if old is None or sources.names[: len(old.known.class_names)] != old.known.class_names:
+    if old is None or names[: len(old.known.class_names)] != old.known.class_names:
         return np.full(len(stamps), -1)
     numbers = old.known.numbers
-    found = np.array([numbers.get(key_of(item), -1) for item in sources.items], np.int64)
+    found = np.array([numbers.get(key, -1) for key in keys], np.int64)
     same = found >= 0
     same[same] = old.known.stamps[found[same]] == stamps[same]
-    if len(sources.names) > len(old.known.class_names):  # a new class may heal an old fault
+    if len(names) > len(old.known.class_names):  # a new class may heal an old fault
         faulty = np.unique(np.array([number for number, _ in old.known.faults], np.int64))
         same &= ~np.isin(found, faulty)
     return np.where(same, found, -1)
@@ -262,17 +263,17 @@ def _in_processes(pieces: Sequence[Piece]) -> Iterator[CheckedPiece]:
 
 def _require_usable(index: Index, sources: Sources, faults: Sequence[Fault]) -> None:
     """Raises DataError for a split without a usable picture or a single label (spec C.3)."""
+    ends = index.images["label_end"]
     for number, split in enumerate(SPLITS):
-        items = [item for item in sources.items if item.split == number]
         first, last = index.rows(split)
+        if first < last and ends[last - 1] > (ends[first - 1] if first else 0):
+            continue
+        items = [item for item in sources.items if item.split == number]
         if first == last:
             reasons = [f"{f.where}: {f.reason}" for f in faults if f.effect == "picture left out"]
             raise DataError(
                 f"{split}: none of {len(items)} images can be used:\n{first_lines(reasons)}"
             )
-        ends = index.images["label_end"]
-        if ends[last - 1] > (ends[first - 1] if first else 0):
-            continue
         without = sum(not item.truth for item in items)
         example = items[0]
         raise DataError(

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from prefect import task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -208,19 +209,19 @@ def _checked(packed: Packed) -> int:
 def _counts(packed: Packed) -> dict[str, dict[str, int]]:
     """Pictures, labels and faults of each split."""
     index, counts = packed.index, {}
-    left_out = Counter(f.image for f in packed.faults if f.effect == "picture left out")
+    blamed = {fault.image for fault in packed.faults}
+    splits = {(i.name, i.split) for i in packed.sources.items if i.name in blamed}
     boxes = Counter(f.image for f in packed.faults if f.effect == "box left out")
+    left_out = {f.image for f in packed.faults if f.effect == "picture left out"}
+    per_picture = np.diff(index.images["label_end"], prepend=0)
     for number, split in enumerate(SPLITS):
-        first, last = index.rows(split)
-        ends = index.images["label_end"]
-        start = int(ends[first - 1]) if first else 0
-        per_picture = ends[first:last] - [start, *ends[first : last - 1].tolist()]
-        names = [item.name for item in packed.sources.items if item.split == number]
+        rows = slice(*index.rows(split))
+        names = [name for name, of_split in splits if of_split == number]
         counts[split] = {
-            "pictures": last - first,
-            "labels": int(ends[last - 1]) - start,
-            "background": int((per_picture == 0).sum()),
-            "left_out": sum(left_out[name] > 0 for name in names),
+            "pictures": len(per_picture[rows]),
+            "labels": int(per_picture[rows].sum()),
+            "background": int((per_picture[rows] == 0).sum()),
+            "left_out": sum(name in left_out for name in names),
             "boxes_left_out": sum(boxes[name] for name in names),
         }
     return counts

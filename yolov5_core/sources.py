@@ -9,6 +9,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from yolov5_core.coco import CocoImage, CocoSet, parse_coco
@@ -126,6 +127,7 @@ def understand(
             _add_source(found, split, source, list_of_names)
         if len(found.items) == before:
             raise no_images(sources)
+        found.items[before:] = sorted(found.items[before:], key=itemgetter(0))  # by name
     if not found.names_are_final:
         _learn_names(found, is_known)
     if not found.names:
@@ -135,23 +137,24 @@ def understand(
 
 def _finish(found: _Found) -> Sources:
     items: list[Item] = []
-    for item in sorted(found.items, key=lambda item: (item.split, item.name)):
-        name, where = _written(item.name), _written(item.image)
-        if name != item.name:
-            reason = "its name is no UTF-8"
+    last_name, last_split = "", -1
+    for item in found.items:
+        if not item.name.isascii() and (name := _written(item.name)) != item.name:
+            where, reason = _written(item.image), "its name is no UTF-8"
             found.faults.append(Fault(kind="image-name", image=name, where=where, reason=reason))
-            continue
-        if items and (items[-1].split, items[-1].name) == (item.split, item.name):
+        elif item.name == last_name and item.split == last_split:
+            reason = f"named twice in {SPLITS[item.split]}"
             found.faults.append(
                 Fault(
                     kind="image-listed-twice",
                     image=item.name,
                     where=item.image,
-                    reason=f"named twice in {SPLITS[item.split]}",
+                    reason=reason,
                 )
             )
         else:
             items.append(item)
+            last_name, last_split = item.name, item.split
     classes = ", ".join(f"{i} {name}" for i, name in enumerate(found.names))
     return Sources(
         root=found.root,
