@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-_SIDE = 320  # pixels
+_SIDE = 416  # pixels
 _PER_FOLDER = 1000
 
 

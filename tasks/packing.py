@@ -133,13 +133,13 @@ def pack(store: Store, data: str, progress: Progress) -> Packed:
         Known(
             digest=digest,
             class_names=sources.names,
-            names=np.frombuffer("".join(f"{key}\0" for key in keys).encode(), np.uint8),
+            names=np.frombuffer(_written(keys), np.uint8),
             stamps=stamps,
             rows=rows,
             faults=tuple(sorted(faults, key=lambda pair: pair[0])),
         ),
     )
-    gone = known.numbers.keys() - set(keys) if known else ()
+    gone = known.numbers.keys() - keys if known else ()
     log.info("data set %s: %d shards", digest[:12], len(manifest.shards))
     return Packed(
         digest=digest,
@@ -174,14 +174,22 @@ def _numbers_before(
     """For each item its number in the last preparation if it is unchanged, else -1."""
     if old is None or names[: len(old.known.class_names)] != old.known.class_names:
         return np.full(len(stamps), -1)
-    numbers = old.known.numbers
-    found = np.array([numbers.get(key, -1) for key in keys], np.int64)
+    if _written(keys) == old.known.names.tobytes():  # no picture came or went
+        found = np.arange(len(keys))
+    else:
+        numbers = old.known.numbers
+        found = np.array([numbers.get(key, -1) for key in keys], np.int64)
     same = found >= 0
     same[same] = old.known.stamps[found[same]] == stamps[same]
     if len(names) > len(old.known.class_names):  # a new class may heal an old fault
         faulty = np.unique(np.array([number for number, _ in old.known.faults], np.int64))
         same &= ~np.isin(found, faulty)
     return np.where(same, found, -1)
+
+
+def _written(keys: Sequence[str]) -> bytes:
+    """The keys as Known.names has them."""
+    return ("\0".join(keys) + "\0").encode()
 
 
 def _rows_before(old: _Old | None, before: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ class FileInfo(NamedTuple):
     """What tells that a file has changed."""
 
     size: int  # bytes
-    stamp: str  # time or version of the content
+    stamp: str | int  # version of the content, or its time in nanoseconds
 
 
 class Files(Protocol):
@@ -136,8 +136,8 @@ def _info(entry: "os.DirEntry[str]") -> FileInfo:
     try:
         status = entry.stat()
     except OSError:
-        return FileInfo(0, "no such file")
-    return FileInfo(status.st_size, str(status.st_mtime_ns))
+        return FileInfo(0, 0)
+    return FileInfo(status.st_size, status.st_mtime_ns)
 
 
 def _read(path: str) -> bytes | OSError:
