@@ -47,6 +47,7 @@ class Dataset:
     """A data set ready to be read."""
 
     names: tuple[str, ...]
+    category_ids: tuple[int, ...]  # in the source's COCO files; empty if there are none
     splits: Mapping[str, Records]
 
 
@@ -128,7 +129,8 @@ def open_dataset(
     by_number = [files.get(number, Path()) for number in range(len(manifest.shards))]
     names = ("item",) if single_class and len(manifest.names) > 1 else manifest.names
     records = {s: Records(index, s, by_number, single_class=single_class) for s in splits}
-    return Dataset(names=names, splits=records)
+    ids = prepared.category_ids if names == manifest.names else ()
+    return Dataset(names=names, category_ids=ids, splits=records)
 
 
 def open_index(store: Store, manifest: Manifest, digest: str) -> Index:

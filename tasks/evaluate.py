@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from tasks.datasets import open_dataset
+from tasks.datasets import Dataset, open_dataset
 from tasks.progress import progress_bar
 from tasks.records import Artifact, Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
@@ -61,6 +61,7 @@ def evaluate_stage(info: RunInfo, prepared: Prepared, trained: StageRecord) -> S
     inputs = {
         "checkpoint": source.sha256,
         "data": {"digest": prepared.digest, "single_cls": info.config.single_cls},
+        "category_ids": list(prepared.category_ids),
         "test_time_augmentation": info.config.test_time_augmentation,
     }
 
@@ -73,31 +74,27 @@ def evaluate_stage(info: RunInfo, prepared: Prepared, trained: StageRecord) -> S
                 splits=("val",),
                 progress=progress,
             )
-        names, splits = data.names, data.splits
         payload = checkpoint.load(context.fetch(source))
-        found = evaluate_checkpoint(payload, source.key, splits["val"], info)
-        pictures = [record.name for record in splits["val"]]
-        return _publish(context, found, names, pictures, payload["epoch"])
+        found = evaluate_checkpoint(payload, source.key, data.splits["val"], info)
+        return _publish(context, found, data, payload["epoch"])
 
     return run_stage(open_store(info.config.store), info.run, "evaluate", inputs, work)
 
 
 def _publish(
-    context: StageContext,
-    found: Evaluation,
-    names: Sequence[str],
-    pictures: Sequence[str],
-    epoch: int,
+    context: StageContext, found: Evaluation, data: Dataset, epoch: int
 ) -> Mapping[str, Any]:
     """Stores arrays, detections and report of an evaluation; returns the report's main part."""
-    folder = context.scratch
+    folder, names = context.scratch, data.names
+    pictures = [record.name for record in data.splits["val"]]
     report = {"epoch": epoch, **evaluation_report(found, names, pictures)}
     for line in (*table_rows(found.metrics, names, len(pictures)), *more_tables(report)):
         log.info("%s", line)
     text = folder / "evaluation.json"
     text.write_text(json.dumps(report, indent=1, allow_nan=False), "utf-8")
     detections = folder / "predictions.json"
-    save_predictions(found.images, image_ids(pictures), category_ids(names), detections)
+    categories = data.category_ids or category_ids(names)
+    save_predictions(found.images, image_ids(pictures), categories, detections)
     for path in (save_evaluation(found, folder / "evaluation.npz"), detections, text):
         context.publish(path, f"evaluation/{path.name}")
     return {key: value for key, value in report.items() if key != "confusion"}  # it may be large

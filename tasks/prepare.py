@@ -37,6 +37,7 @@ from yolov5_core.index import SPLITS
 from yolov5_core.report_html import report_html
 from yolov5_core.report_markdown import report_markdown
 from yolov5_core.report_samples import sample_pictures
+from yolov5_core.sources import Sources
 from yolov5_core.synthetic import draw_dataset
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ def _report(
         ),
         report=context.key(REPORT),
         verdict=verdict(report)[0],
+        category_ids=_category_ids(packed.sources),
     )
     _publish_report(context, report, prepared)
     for split, row in counts.items():
@@ -204,6 +206,15 @@ def _checked(packed: Packed) -> int:
     names = {item.name for item in packed.sources.items}
     left_out = {f.image for f in packed.sources.faults if f.effect == "picture left out"}
     return len(names | left_out)
+
+
+def _category_ids(sources: Sources) -> tuple[int, ...]:
+    """The COCO category id of each class, if every COCO file says the same one."""
+    pairs = {(c, i) for ids in sources.categories.values() for i, c in ids.items()}
+    id_of = dict(sorted(pairs))
+    if len(pairs) != len(id_of) or id_of.keys() != set(range(len(sources.names))):
+        return ()
+    return tuple(id_of.values())
 
 
 def _counts(packed: Packed) -> dict[str, dict[str, int]]:

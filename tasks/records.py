@@ -62,11 +62,12 @@ class Prepared:
     rejected: tuple[Mapping[str, str], ...]  # kind, image, where, reason, effect, action; the first
     report: str  # key of the data report
     verdict: str  # of its gates: pass or warn
+    category_ids: tuple[int, ...] = ()  # of the classes in the source's COCO files; else empty
 
 
 def prepared_from(result: Mapping[str, Any]) -> Prepared:
     """The record again, from the JSON of the prepare stage's result."""
-    lists = {"names": tuple(result["names"]), "rejected": tuple(result["rejected"])}
+    lists = {key: tuple(result[key]) for key in ("names", "rejected", "category_ids")}
     return Prepared(**{**result, **lists})
 
 

@@ -37,6 +37,7 @@ CORE = (
     # a data set, prepared
     "index",
     "data_yaml",
+    "label_places",
     "sources",
     "shards",
     # samples

@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from yolov5_core.coco import CocoImage, CocoSet, parse_coco
 from yolov5_core.data_yaml import (
@@ -25,13 +25,11 @@ from yolov5_core.dataset import DataError
 from yolov5_core.faults import Fault
 from yolov5_core.files import FileInfo, Files, join, read_file, relative
 from yolov5_core.index import SPLITS
+from yolov5_core.label_places import RULES, YOLO, Format, stem, yolo_label_path
 from yolov5_core.voc import voc_names
-
-Format = Literal["YOLO", "COCO", "VOC"]
 
 _MISSING = FileInfo(0, "missing")
 _ROBOFLOW_COCO = "_annotations.coco.json"
-_VOC_FOLDERS = ("Annotations", "annotations", "xml")  # for JPEGImages or images
 _PROBED = 20  # pictures looked for when a COCO file does not say where they are
 
 
@@ -242,39 +240,11 @@ def _lines(files: Files, path: str) -> list[str]:
         raise DataError(f"{path}: cannot be read as a list of pictures: {error}") from error
 
 
-class _Rule(NamedTuple):
-    """Where the label file of a picture is: a folder of another name, the same stem."""
-
-    format: Format
-    suffix: str
-    old: str  # the last folder of this name in the path
-    new: str  # is this one instead
-
-    def folder(self, folder: str) -> str:
-        """Folder of the label files of the pictures in a folder."""
-        head, marker, tail = f"{folder}/".rpartition(f"/{self.old}/")
-        return f"{head}/{self.new}/{tail}"[:-1] if marker and self.old else folder
-
-    def path(self, image: str) -> str:
-        """Label file of a picture."""
-        folder, _, name = image.rpartition("/")
-        return f"{self.folder(folder)}/{_stem(name)}{self.suffix}"
-
-
-_YOLO = _Rule("YOLO", ".txt", "images", "labels")
-_RULES = (
-    _YOLO,
-    _Rule("VOC", ".xml", "", ""),
-    *(_Rule("VOC", ".xml", "JPEGImages", new) for new in _VOC_FOLDERS),
-    *(_Rule("VOC", ".xml", "images", new) for new in _VOC_FOLDERS),
-)
-
-
 def _add_labelled(found: _Found, split: str, source: str, images: Mapping[str, FileInfo]) -> None:
     """Pictures with a label file each, YOLO or VOC."""
     probed = list(images)[:_PROBED]
-    rules = (r for r in _RULES if any(found.info(r.path(path)) for path in probed))
-    rule = next(rules, _YOLO)
+    rules = (r for r in RULES if any(found.info(r.path(path)) for path in probed))
+    rule = next(rules, YOLO)
     number, labelled = SPLITS.index(split), 0
     wanted: dict[str, set[str]] = {}  # label files by folder
     prefix, here = f"{found.root.rstrip('/')}/", ""
@@ -283,7 +253,7 @@ def _add_labelled(found: _Found, split: str, source: str, images: Mapping[str, F
         if folder != here or not wanted:  # mostly the same one again
             here, labels = folder, rule.folder(folder)
             files, names = found.listed(labels), wanted.setdefault(labels, set())
-        label = f"{_stem(name)}{rule.suffix}"
+        label = f"{stem(name)}{rule.suffix}"
         is_shared = label in names
         names.add(label)
         stamp, truth = f"{info.size} {info.stamp}", ""
@@ -314,17 +284,6 @@ def _add_orphans(found: _Found, wanted: Mapping[str, set[str]], suffix: str) -> 
                 reason = "a label file without a picture"
                 fault = Fault(kind="label-orphan", image="", where=where, reason=reason)
                 found.faults.append(fault)
-
-
-def _stem(name: str) -> str:
-    """A file name without its suffix."""
-    dot = name.rfind(".")
-    return name[:dot] if dot > 0 else name
-
-
-def yolo_label_path(image: str) -> str:
-    """labels.label_path for texts: the last `images` folder becomes `labels`, suffix .txt."""
-    return _YOLO.path(image)
 
 
 def _add_coco(found: _Found, split: str, source: str) -> None:

@@ -183,3 +183,18 @@ def test_pictures_a_coco_file_describes_badly_count_as_left_out(store, tmp_path)
     put(path, json.dumps(doc))
     with pytest.raises(DataError, match=r"max_rejected 0\.2 "):
         prepare(store, folder, max_rejected=0.1)
+
+
+@pytest.mark.parametrize(("layout", "ids"), [("COCO", (17, 18)), ("YOLO", ()), ("VOC", ())])
+def test_the_category_ids_of_a_coco_file_are_kept_for_the_predictions(store, tmp_path, layout, ids):
+    prepared = prepare(store, WRITERS[layout](tmp_path / "set"))
+    assert prepared.category_ids == ids
+    assert open_dataset(store, prepared).category_ids == ids
+    assert open_dataset(store, prepared, single_class=True).category_ids == ()
+
+
+def test_category_ids_that_two_coco_files_give_differently_are_not_kept(store, tmp_path):
+    folder = WRITERS["COCO"](tmp_path / "set")
+    path = folder / "annotations/instances_val2017.json"
+    put(path, path.read_text().replace("17", "3"))
+    assert prepare(store, folder).category_ids == ()

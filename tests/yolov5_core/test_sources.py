@@ -17,8 +17,9 @@ from tests.data_sets import (
 )
 from yolov5_core.dataset import DataError
 from yolov5_core.files import LocalFiles
+from yolov5_core.label_places import yolo_label_path
 from yolov5_core.labels import label_path
-from yolov5_core.sources import Sources, understand, yolo_label_path
+from yolov5_core.sources import Sources, understand
 
 FILES = LocalFiles()
 
