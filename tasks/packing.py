@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,7 @@ from tasks.store import Store, json_bytes
 from yolov5_core.data_yaml import whole_path
 from yolov5_core.dataset import DataError, first_lines
 from yolov5_core.faults import Fault
+from yolov5_core.files import Files
 from yolov5_core.index import SPLITS, Index, build_index, concatenate
 from yolov5_core.shards import (
     CheckedPiece,
@@ -104,50 +106,35 @@ def pack(store: Store, data: str, progress: Progress) -> Packed:
         "%d pictures: %d as they were, %d to read", len(before), len(before) - len(todo), len(todo)
     )
     with _staging(store) as folder:
-        shards: list[Path] = []
-        writer = ShardWriter(folder, lambda _number, path, _digest: shards.append(path))
-        template = Piece(
-            items=(),
-            first=0,
-            files=files,
-            class_names=sources.names,
-            categories=sources.categories,
-            output=folder,
-        )
-        items = [sources.items[i] for i in todo]
-        new, used, new_faults = _check_all(template, items, writer, progress)
+        writer = ShardWriter(folder)
+        fresh, used, fresh_faults = _check_all(sources, files, todo, writer, progress)
         origin = np.full(len(before), -1)
-        origin[todo[used]] = np.arange(len(used))
-        index, kept = _compose(old, before, origin, new)
-        faults = [(int(todo[number]), fault) for number, fault in new_faults]
-        faults += _faults_before(old, before)
+        origin[used] = np.arange(len(used))
+        index, kept = _compose(old, before, origin, fresh)
+        faults = sorted(fresh_faults + _faults_before(old, before), key=itemgetter(0))
         _require_usable(index, sources, [fault for _, fault in faults])
         digest = index.digest(sources.names)
-        manifest = _commit(store, digest, sources.names, index, (kept, shards, folder))
+        manifest = _commit(store, digest, sources.names, index, (kept, writer.paths, folder))
+    log.info("data set %s: %d shards", digest[:12], len(manifest.shards))
     rows = np.full(len(before), -1)
     is_used = (origin >= 0) | (_rows_before(old, before) >= 0)
-    rows[is_used] = np.arange(is_used.sum())
-    save_known(
-        store,
-        source,
-        Known(
-            digest=digest,
-            class_names=sources.names,
-            names=np.frombuffer(_written(keys), np.uint8),
-            stamps=stamps,
-            rows=rows,
-            faults=tuple(sorted(faults, key=lambda pair: pair[0])),
-        ),
+    rows[is_used] = np.arange(len(index))
+    tonight = Known(
+        digest=digest,
+        class_names=sources.names,
+        names=np.frombuffer(_written(keys), np.uint8),
+        stamps=stamps,
+        rows=rows,
+        faults=tuple(faults),
     )
-    gone = known.numbers.keys() - keys if known else ()
-    log.info("data set %s: %d shards", digest[:12], len(manifest.shards))
+    save_known(store, source, tonight)
     return Packed(
         digest=digest,
         index=index,
         sources=sources,
-        faults=(*sources.faults, *(fault for _, fault in sorted(faults, key=lambda p: p[0]))),
+        faults=(*sources.faults, *(fault for _, fault in faults)),
         new_rows=rows[origin >= 0],
-        removed=len(gone),
+        removed=len(known.numbers.keys() - keys) if known else 0,
         read=len(todo),
     )
 
@@ -226,16 +213,19 @@ def _compose(
 
 
 def _check_all(
-    template: Piece, items: Sequence[Item], writer: ShardWriter, progress: Progress
+    sources: Sources, files: Files, todo: np.ndarray, writer: ShardWriter, progress: Progress
 ) -> tuple[Index, np.ndarray, list[tuple[int, Fault]]]:
-    """Checks and packs items: index of the good ones, their numbers, and all faults."""
+    """Checks and packs chosen items: index of the good ones, their numbers, and all faults."""
+    items = [sources.items[number] for number in todo.tolist()]
     bounds = make_pieces(items, piece_bytes=_PIECE_BYTES, piece_items=_PIECE_PICTURES)
     pieces = [
-        replace(
-            template,
+        Piece(
             items=tuple(items[first:last]),
             first=first,
-            output=template.output / f"piece-{first}",
+            files=files,
+            class_names=sources.names,
+            categories=sources.categories,
+            output=writer.folder / f"piece-{first}",
         )
         for first, last in bounds
     ]
@@ -245,14 +235,14 @@ def _check_all(
     for (first, last), piece in zip(bounds, checked, strict=True):
         indices.append(writer.add(piece))
         used.append(piece.used + first)
-        faults += [(number + first, fault) for number, fault in piece.faults]
+        faults += [(int(todo[first + number]), fault) for number, fault in piece.faults]
         progress(last, len(items))
         if time.monotonic() - said > 30:
             said = time.monotonic()
             rate = last / (said - started)
             log.info("%d of %d pictures checked, %.0f a second", last, len(items), rate)
     writer.close()
-    return concatenate(indices), np.concatenate(used), faults
+    return concatenate(indices), todo[np.concatenate(used)], faults
 
 
 def _in_processes(pieces: Sequence[Piece]) -> Iterator[CheckedPiece]:

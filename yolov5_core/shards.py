@@ -8,8 +8,9 @@ their offset. Nothing in a shard depends on time, machine or user.
 import hashlib
 import json
 import posixpath
+import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -149,17 +150,18 @@ def _write_member(output: BinaryIO, name: str, data: bytes) -> int:
 
 
 class ShardWriter:
-    """Puts pieces together to shards of about SHARD_BYTES, in the order of the pieces."""
+    """Puts pieces together to shards of about SHARD_BYTES, in the order of the pieces.
 
-    def __init__(
-        self, folder: Path, finish: Callable[[int, Path, str], None], shard_bytes: int = SHARD_BYTES
-    ) -> None:
-        self._folder = folder
-        self._finish = finish  # called with number, file and sha256 of each complete shard
+    Attributes:
+        folder: Where they are written.
+        paths: The shards so far; the last one is complete after close().
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self.paths: list[Path] = []
+        self.folder = folder
         self._shard_bytes = shard_bytes
-        self._number = 0
         self._file: BinaryIO | None = None
-        self._digest = hashlib.sha256()
         self._split = -1
 
     def add(self, piece: CheckedPiece) -> Index:
@@ -178,36 +180,21 @@ class ShardWriter:
                 self.close()
             self._split = split
             if self._file is None:
-                self._file = self._path().open("wb")
-            images["shard"] = self._number
+                self.paths.append(self.folder / shard_name(len(self.paths)))
+                self._file = self.paths[-1].open("wb")
+            images["shard"] = len(self.paths) - 1
             images["offset"] += self._file.tell()
-            self._copy(piece.output)
+            with piece.output.open("rb") as file:
+                shutil.copyfileobj(file, self._file)
         piece.output.unlink()
         return Index(piece.index.names, images, piece.index.labels, piece.index.points)
 
-    def _copy(self, source: Path) -> None:
-        with source.open("rb") as file:
-            while block := file.read(1 << 20):
-                self._write(block)
-
-    def _write(self, block: bytes) -> None:
-        if self._file is None:
-            raise ValueError("the shard is closed")
-        self._digest.update(block)
-        self._file.write(block)
-
-    def _path(self) -> Path:
-        return self._folder / shard_name(self._number)
-
     def close(self) -> None:
         """Finishes the shard at hand, if there is one."""
-        if self._file is None:
-            return
-        self._write(bytes(2 * _BLOCK))  # the end of a tar archive
-        self._file.close()
-        self._finish(self._number, self._path(), self._digest.hexdigest())
-        self._file, self._digest = None, hashlib.sha256()
-        self._number += 1
+        if self._file is not None:
+            self._file.write(bytes(2 * _BLOCK))  # the end of a tar archive
+            self._file.close()
+            self._file = None
 
 
 def shard_name(number: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.data_sets import BOXES, WRITERS, normalised, put, write_yolo
 from yolov5_core.files import LocalFiles
+from yolov5_core.index import Index
 from yolov5_core.shards import (
     CheckedPiece,
     Piece,
@@ -92,12 +93,13 @@ def test_a_label_file_that_cannot_be_read_is_a_fault_of_its_picture(tmp_path: Pa
     assert (number, fault.kind, fault.image) == (0, "label-unreadable", "images/train/0.jpg")
 
 
-def written(folder: Path, pieces: list[CheckedPiece], shard_bytes: int):
-    shards: list[tuple[int, Path, str]] = []
-    writer = ShardWriter(folder, lambda *shard: shards.append(shard), shard_bytes)
+def written(
+    folder: Path, pieces: list[CheckedPiece], shard_bytes: int
+) -> tuple[list[Path], list[Index]]:
+    writer = ShardWriter(folder, shard_bytes)
     indices = [writer.add(piece) for piece in pieces]
     writer.close()
-    return shards, indices
+    return writer.paths, indices
 
 
 def two_pieces(tmp_path: Path) -> tuple[Path, list[CheckedPiece]]:
@@ -115,15 +117,14 @@ def two_pieces(tmp_path: Path) -> tuple[Path, list[CheckedPiece]]:
 def test_pieces_become_tar_files_of_one_split_each(tmp_path: Path, shard_bytes: int, shards: int):
     folder, pieces = two_pieces(tmp_path)
     files, indices = written(tmp_path, pieces, shard_bytes)
-    assert [path.name for _, path, _ in files] == [f"shard-{n:06d}.tar" for n in range(shards)]
-    for _, path, digest in files:
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    assert [path.name for path in files] == [f"shard-{n:06d}.tar" for n in range(shards)]
+    for path in files:
         with tarfile.open(path) as archive:
             assert len(archive.getmembers()) % 2 == 0
     keys = iter(BOXES)
     for index in indices:
         for image in index.images:
-            content = files[image["shard"]][1].read_bytes()
+            content = files[image["shard"]].read_bytes()
             expected = (folder / f"images/{next(keys)}.jpg").read_bytes()
             assert content[image["offset"] : image["offset"] + image["size"]] == expected
     assert len({index.images["shard"][-1] for index in indices[1:]}) == 2  # train and val apart
@@ -136,7 +137,7 @@ def test_the_same_pictures_make_the_same_shard_bytes(tmp_path: Path):
         (tmp_path / name).mkdir()
         _, pieces = two_pieces(tmp_path / name)
         files, _ = written(tmp_path / name, pieces, 10**9)
-        digests.append([digest for _, _, digest in files])
+        digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
     assert digests[0] == digests[1]
 
 
