@@ -126,6 +126,7 @@ def format_summary(summary: RunSummary) -> str:
     metrics = "  ".join(f"{name} {value:.3f}" for name, value in summary.metrics.items())
     rows = [
         ("run", summary.folder),
+        ("data", summary.data),
         ("weights", "\n".join(summary.weights)),
         ("results", summary.results),
         ("plot", summary.plot),

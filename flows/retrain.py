@@ -7,7 +7,7 @@ from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
 
 from flows import stages
-from tasks.records import Published, RunInfo, RunSummary, StageRecord
+from tasks.records import Prepared, Published, RunInfo, RunSummary, StageRecord
 from tasks.run import begin_run, preflight
 from tasks.settings import RetrainConfig
 from tasks.stage import run_key
@@ -33,19 +33,20 @@ def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B00
     info = begin_run(config, started)
     store, run = info.config.store, info.run
     log.info("run %s in %s", run, open_store(store).url(run_key(run, "")))
-    stages.prepare(store, run)
+    prepared = stages.prepare(store, run)
     trained = stages.train(store, run)
     evaluated = stages.evaluate(store, run)
     finalized = stages.finalize(store, run)
     published = stages.upload(store, run)
     stages.plot(store, run)
-    summary = _summary(info, trained, evaluated, finalized, published)
+    summary = _summary(info, prepared, trained, evaluated, finalized, published)
     create_markdown_artifact(_links(summary), key="run", description=f"Run {run}")
     return summary
 
 
 def _summary(
     info: RunInfo,
+    prepared: Prepared,
     trained: StageRecord,
     evaluated: StageRecord,
     finalized: StageRecord,
@@ -59,6 +60,7 @@ def _summary(
     return RunSummary(
         run=info.run,
         folder=url("").rstrip("/"),
+        data=store.url(prepared.report),
         weights=tuple(url(name) for name in finalized.result["weights"]),
         results=url(finalized.result["results"]),
         plot=url("plots/results.png"),
@@ -70,7 +72,8 @@ def _summary(
 
 
 def _links(summary: RunSummary) -> str:
-    rows = [("run", summary.folder), ("results", summary.results), ("plots", summary.plot)]
+    rows = [("run", summary.folder), ("data", summary.data), ("results", summary.results)]
+    rows += [("plots", summary.plot)]
     rows += [("weights", url) for url in summary.weights]
     rows += [("published", p.url) for p in summary.published]
     metrics = " · ".join(f"{name} **{value:.3f}**" for name, value in summary.metrics.items())

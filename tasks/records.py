@@ -87,6 +87,7 @@ class RunSummary:
 
     run: str
     folder: str  # of the run, in the store
+    data: str  # the data report
     weights: tuple[str, ...]  # stripped last and best
     results: str  # results.txt
     plot: str  # results.png
