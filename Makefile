@@ -33,7 +33,7 @@ run: $(VENV)/.runtime
 		$(if $(BUCKET),--bucket "$(BUCKET)") $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "not gpu and not bench and not gcs"
+	$(BIN)/python -m pytest -q -m "not gpu and not bench"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

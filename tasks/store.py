@@ -294,7 +294,10 @@ class Store:
 
     def _verify_remote(self, artifact: Artifact, md5: str) -> None:
         """Reads back size and checksum, or the content where the store keeps no checksum."""
-        info = self.fs.info(self._path(artifact.key))
+        try:
+            info = self.fs.info(self._path(artifact.key))
+        except FileNotFoundError:  # acknowledged and yet not there
+            info = {"size": -1}
         same = info["size"] == artifact.size
         if same and "md5Hash" in info:
             same = info["md5Hash"] == md5
@@ -313,6 +316,10 @@ class Store:
             yield
         except (StoreError, FileExistsError):
             raise
+        except json.JSONDecodeError as error:  # a cut answer, or what a proxy has to say
+            raise StoreUnavailableError(
+                f"cannot {action} {self.url(key)}: the answer cannot be read; try again"
+            ) from error
         except Exception as error:  # backends raise kinds of their own; what is no fault goes on
             fault = explain_fault(error, f"cannot {action} {self.url(key)}")
             if fault is None:

@@ -32,13 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWar
 KINDS = ["folder", "memory", pytest.param("gs", marks=pytest.mark.gcs)]
 
 
-@pytest.fixture(autouse=True)
-def only_an_emulator(request) -> None:
-    """Never writes to somebody's real bucket of the name `models`."""
-    if request.node.get_closest_marker("gcs") and not os.environ.get("STORAGE_EMULATOR_HOST"):
-        pytest.skip("needs STORAGE_EMULATOR_HOST and a bucket `models`")
-
-
 @pytest.fixture(params=KINDS)
 def place(request, tmp_path) -> str:
     """A new place of each kind."""

@@ -1,5 +1,4 @@
 import hashlib
-import os
 import uuid
 from pathlib import Path
 
@@ -105,7 +104,6 @@ def test_only_pt_files_are_weights():
 
 
 @pytest.mark.gcs
-@pytest.mark.skipif("STORAGE_EMULATOR_HOST" not in os.environ, reason="needs an emulator")
 def test_a_bucket_service_holds_the_same_objects(store):
     url = f"gs://models/{uuid.uuid4().hex}"
     published = upload_stage(store, "r", url, "street", finished(store, "_street"))
