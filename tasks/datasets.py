@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import DamagedObjectError, MissingObjectError, StoreUnavailableError
+from tasks.progress import progress_bar
 from tasks.records import Artifact, Prepared
+from tasks.settings import RetrainConfig
 from tasks.store import Store, file_sha256
 from yolov5_core.index import SPLITS, Index, Records, load_index
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 MANIFEST_VERSION = 2
 _BLOCK = 16_000_000  # bytes read from a bucket at once; what an interruption costs at most
 _SIDE_BY_SIDE = 4  # shards fetched at once
+_LOOK_UPS = 16  # at once
 _KEEP_FREE = 1_000_000_000  # bytes of the cache's disk
 
 
@@ -88,7 +91,10 @@ def whole_manifest(store: Store, digest: str) -> Manifest | None:
     except (MissingObjectError, DamagedObjectError) as error:
         log.debug("no manifest to use: %s", error)
         return None
-    lost = [a.key for a in (manifest.index, *manifest.shards) if store.size(a.key) != a.size]
+    parts = (manifest.index, *manifest.shards)
+    with ThreadPoolExecutor(_LOOK_UPS) as pool:  # a bucket takes its time for each
+        sizes = list(pool.map(lambda part: store.size(part.key), parts))
+    lost = [p.key for p, size in zip(parts, sizes, strict=True) if size != p.size]
     if lost:
         log.warning("%s is gone from data set %s", lost[0], digest[:12])
     return None if lost else manifest
@@ -131,6 +137,16 @@ def open_dataset(
     records = {s: Records(index, s, by_number, single_class=single_class) for s in splits}
     ids = prepared.category_ids if names == manifest.names else ()
     return Dataset(names=names, category_ids=ids, splits=records)
+
+
+def open_run_data(
+    store: Store, prepared: Prepared, config: RetrainConfig, splits: Sequence[str] = SPLITS
+) -> Dataset:
+    """open_dataset as a run wants it, with a progress bar on a terminal."""
+    with progress_bar("fetching data") as progress:
+        return open_dataset(
+            store, prepared, single_class=config.single_cls, splits=splits, progress=progress
+        )
 
 
 def open_index(store: Store, manifest: Manifest, digest: str) -> Index:

@@ -5,7 +5,9 @@ Configuration and data faults: 2, no retry. Transient faults and SIGTERM: 75. Ev
 """
 
 import errno
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 USAGE = 2  # the user has to change something
@@ -95,7 +97,8 @@ def explain_fault(error: Exception, what: str) -> StoreError | None:
     """
     backend = type(error).__module__.split(".")[0] in _BACKENDS
     invalid = str(error).startswith("Bad Request")  # gcsfs: a bare ValueError for 400
-    if not (isinstance(error, OSError) or backend or invalid):
+    unreadable = isinstance(error, json.JSONDecodeError)  # a cut answer, or what a proxy has to say
+    if not (isinstance(error, OSError) or backend or invalid or unreadable):
         return None
     number = error.errno if isinstance(error, OSError) else None
     code = str(getattr(error, "code", ""))
@@ -118,3 +121,21 @@ def explain_fault(error: Exception, what: str) -> StoreError | None:
         f"{what}: the store does not answer ({said}); check the network and the URL, "
         "then run again: finished work is kept"
     )
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns what a file system or bucket raises inside into a StoreError with a sentence.
+
+    Args:
+        what: What could not be done, as in "cannot read gs://bucket/key".
+    """
+    try:
+        yield
+    except (StoreError, FileExistsError):
+        raise
+    except Exception as error:  # backends raise kinds of their own; what is no fault goes on
+        fault = explain_fault(error, what)
+        if fault is None:
+            raise  # a bug of ours keeps its name
+        raise fault from error

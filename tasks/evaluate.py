@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from tasks.datasets import Dataset, open_dataset
+from tasks.datasets import Dataset, open_run_data
 from tasks.progress import progress_bar
 from tasks.records import Artifact, Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
@@ -16,17 +16,15 @@ from tasks.store import open_store
 from tasks.task_options import RETRIED
 from tasks.train import pick_device, train_config
 from yolov5_core import checkpoint
-from yolov5_core.config import TrainConfig
 from yolov5_core.dataset import Record
 from yolov5_core.evaluate import evaluate, evaluate_augmented
 from yolov5_core.evaluation import Evaluation, save_evaluation
 from yolov5_core.evaluation_report import evaluation_report, more_tables
 from yolov5_core.loader import validation_loader
-from yolov5_core.loss import DetectionLoss
 from yolov5_core.metrics import table_rows
-from yolov5_core.model import Detector
 from yolov5_core.predictions import category_ids, image_ids, save_predictions
 from yolov5_core.samples import ImageReader
+from yolov5_core.trainer import loss_of
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +64,7 @@ def evaluate_stage(info: RunInfo, prepared: Prepared, trained: StageRecord) -> S
     }
 
     def work(context: StageContext) -> Mapping[str, Any]:
-        with progress_bar("fetching data") as progress:
-            data = open_dataset(
-                context.store,
-                prepared,
-                single_class=info.config.single_cls,
-                splits=("val",),
-                progress=progress,
-            )
+        data = open_run_data(context.store, prepared, info.config, ("val",))
         payload = checkpoint.load(context.fetch(source))
         found = evaluate_checkpoint(payload, source.key, data.splits["val"], info)
         return _publish(context, found, data, payload["epoch"])
@@ -127,15 +118,4 @@ def evaluate_checkpoint(
 
         if info.config.test_time_augmentation:
             return evaluate_augmented(model, batches, device, advance)
-        return evaluate(model, batches, _loss(model, training), device, advance)
-
-
-def _loss(model: Detector, training: TrainConfig) -> DetectionLoss:
-    detect = model.detect
-    gains = training.hyp.loss_config(
-        num_levels=detect.nl,
-        num_classes=detect.nc,
-        image_size=training.image_size,
-        iou=training.iou,
-    )
-    return DetectionLoss(detect.anchors, detect.stride, detect.nc, gains)
+        return evaluate(model, batches, loss_of(model, training).fixed(), device, advance)

@@ -14,8 +14,7 @@ import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from tasks.datasets import open_dataset
-from tasks.progress import progress_bar
+from tasks.datasets import open_run_data
 from tasks.records import Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import Store, open_store
@@ -90,14 +89,7 @@ def plot_stage(
 
     def work(context: StageContext) -> Mapping[str, Any]:
         folder = context.scratch / "plots"
-        with progress_bar("fetching data") as progress:
-            data = open_dataset(
-                context.store,
-                prepared,
-                single_class=info.config.single_cls,
-                splits=("val",),
-                progress=progress,
-            )
+        data = open_run_data(context.store, prepared, info.config, ("val",))
         names, splits = data.names, data.splits
         results = context.fetch(sources[context.key(finalized.result["results"])])
         rows = parse_results(results.read_text("ascii"))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.errors import explain_fault
+from tasks.errors import explained
 from tasks.store import open_store
 from yolov5_core.files import FileInfo, Files, LocalFiles
 
@@ -35,12 +35,11 @@ class RemoteFiles:
 
     def folder(self, path: str) -> dict[str, FileInfo]:
         """See Files."""
-        try:
-            found = self._fs.ls(path, detail=True)
-        except FileNotFoundError:
-            return {}
-        except Exception as error:
-            raise self._explained(error, f"cannot list {path}") from error
+        with explained(f"cannot list {path}"):
+            try:
+                found = self._fs.ls(path, detail=True)
+            except FileNotFoundError:
+                return {}
         names = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in found}
         return {
             name: _info(info)
@@ -50,10 +49,8 @@ class RemoteFiles:
 
     def tree(self, path: str) -> dict[str, FileInfo]:
         """See Files."""
-        try:
+        with explained(f"cannot list {path}"):
             found = self._fs.find(path, detail=True)
-        except Exception as error:
-            raise self._explained(error, f"cannot list {path}") from error
         start = len(self._fs._strip_protocol(path).rstrip("/"))
         below = {name[start:]: info for name, info in found.items()}
         return {
@@ -64,37 +61,30 @@ class RemoteFiles:
 
     def is_folder(self, path: str) -> bool:
         """See Files."""
-        try:
+        with explained(f"cannot look up {path}"):
             return bool(self._fs.isdir(path))
-        except Exception as error:
-            raise self._explained(error, f"cannot look up {path}") from error
 
     def is_file(self, path: str) -> bool:
         """See Files."""
-        try:
+        with explained(f"cannot look up {path}"):
             return bool(self._fs.isfile(path))
-        except Exception as error:
-            raise self._explained(error, f"cannot look up {path}") from error
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
         """See Files; read side by side where the file system can."""
         if not paths:
             return []
-        try:
+        with explained(f"cannot read {paths[0]} and others"):
             found = self._fs.cat(list(paths), on_error="return")
-        except Exception as error:
-            raise self._explained(error, f"cannot read {paths[0]} and others") from error
-        return [self._answer(path, found[self._fs._strip_protocol(path)]) for path in paths]
+        return [_answer(path, found[self._fs._strip_protocol(path)]) for path in paths]
 
-    def _answer(self, path: str, found: object) -> bytes | OSError:
-        if isinstance(found, FileNotFoundError | IsADirectoryError | PermissionError):
-            return found
-        if isinstance(found, Exception):
-            raise self._explained(found, f"cannot read {path}") from found
-        return bytes(found)  # type: ignore[call-overload]
 
-    def _explained(self, error: Exception, what: str) -> Exception:
-        return explain_fault(error, what) or error
+def _answer(path: str, found: object) -> bytes | OSError:
+    if isinstance(found, FileNotFoundError | IsADirectoryError | PermissionError):
+        return found
+    if isinstance(found, Exception):
+        with explained(f"cannot read {path}"):
+            raise found
+    return bytes(found)  # type: ignore[call-overload]
 
 
 def _info(info: Mapping[str, Any]) -> FileInfo:

@@ -14,7 +14,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,7 +28,7 @@ from tasks.errors import (
     StoreError,
     StoreRefusedError,
     StoreUnavailableError,
-    explain_fault,
+    explained,
 )
 from tasks.records import Artifact
 
@@ -309,22 +309,9 @@ class Store:
                 f"{self.url(artifact.key)}: read back something else than was written; try again"
             )
 
-    @contextmanager
-    def _explained(self, action: str, key: str) -> Iterator[None]:
+    def _explained(self, action: str, key: str) -> AbstractContextManager[None]:
         """Turns what a backend raises into a StoreError with a sentence."""
-        try:
-            yield
-        except (StoreError, FileExistsError):
-            raise
-        except json.JSONDecodeError as error:  # a cut answer, or what a proxy has to say
-            raise StoreUnavailableError(
-                f"cannot {action} {self.url(key)}: the answer cannot be read; try again"
-            ) from error
-        except Exception as error:  # backends raise kinds of their own; what is no fault goes on
-            fault = explain_fault(error, f"cannot {action} {self.url(key)}")
-            if fault is None:
-                raise  # a bug of ours keeps its name
-            raise fault from error
+        return explained(f"cannot {action} {self.url(key)}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import torch
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tasks import checkpoints
-from tasks.datasets import open_dataset
+from tasks.datasets import open_run_data
 from tasks.epochs import TrainingRun, run_epoch
 from tasks.errors import StoreError
 from tasks.progress import progress_bar
@@ -178,10 +178,7 @@ def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> Training
     """Model, data and trainer, at the newest checkpoint if there is one."""
     config, training = info.config, train_config(info)
     device = pick_device(config.device)
-    with progress_bar("fetching data") as progress:
-        data = open_dataset(
-            context.store, prepared, single_class=config.single_cls, progress=progress
-        )
+    data = open_run_data(context.store, prepared, config)
     names, splits = data.names, data.splits
     pointer = checkpoints.newest(context.store, context.run)
     if pointer is None:

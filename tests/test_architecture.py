@@ -29,6 +29,7 @@ CORE = (
     "boxes",
     "decode",
     "features",
+    "label_places",
     "labels",
     "pixel_boxes",
     "coco",
@@ -37,7 +38,6 @@ CORE = (
     # a data set, prepared
     "index",
     "data_yaml",
-    "label_places",
     "sources",
     "shards",
     # samples

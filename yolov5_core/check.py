@@ -11,6 +11,7 @@ import numpy as np
 from yolov5_core.dataset import NO_TRUTH, Place, Record, Truth
 from yolov5_core.decode import PictureError, verify
 from yolov5_core.faults import Fault, FaultError
+from yolov5_core.files import LocalFiles
 from yolov5_core.labels import label_path, parse_labels
 
 TruthReader = Callable[[tuple[int, int]], Truth]  # gets width and height of the picture
@@ -101,11 +102,7 @@ def scan(images: Sequence[str] | Sequence[Path], num_classes: int, workers: int 
 
 
 def _check_file(path: Path, num_classes: int) -> Checked:
-    data: bytes | OSError
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        data = error
+    (data,) = LocalFiles().read_many([str(path)])
     return check(
         path.name, str(path), data, lambda _size_wh: yolo_truth(label_path(path), num_classes)
     )
@@ -113,12 +110,11 @@ def _check_file(path: Path, num_classes: int) -> Checked:
 
 def yolo_truth(path: Path, num_classes: int) -> Truth:
     """Reads the YOLO label file of a picture; without one the picture is background."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    (data,) = LocalFiles().read_many([str(path)])
+    if isinstance(data, FileNotFoundError):
         return NO_TRUTH
-    except OSError as error:
-        raise FaultError("label-unreadable", str(path), str(error)) from error
+    if isinstance(data, OSError):
+        raise FaultError("label-unreadable", str(path), str(data))
     return parse_labels(data, str(path), num_classes)
 
 

@@ -132,14 +132,10 @@ def read_list(path: str, files: Files) -> list[str]:
     Raises:
         DataError: It cannot be read as text.
     """
-    try:
-        lines = read_file(files, path).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a text file with one image per line") from error
     folder = posixpath.dirname(path)
     here = {folder: files.folder(folder)}
     found = []
-    for line in filter(None, map(str.strip, lines)):
+    for line in read_lines(path, files):
         beside = join(folder, line)
         parent, name = posixpath.split(beside)
         if parent not in here:
@@ -149,6 +145,19 @@ def read_list(path: str, files: Files) -> list[str]:
             beside = from_current if files.is_file(from_current) else beside
         found.append(beside)
     return found
+
+
+def read_lines(path: str, files: Files) -> list[str]:
+    """The lines of a list file, blanks around them and empty ones left out.
+
+    Raises:
+        DataError: It cannot be read as text.
+    """
+    try:
+        lines = read_file(files, path).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a text file with one image per line") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _knows_names(source: str) -> bool:

@@ -1,5 +1,6 @@
 """Where the label file of a picture is, by the picture's own path."""
 
+import posixpath
 from typing import Literal, NamedTuple
 
 Format = Literal["YOLO", "COCO", "VOC"]
@@ -28,8 +29,8 @@ class LabelRule(NamedTuple):
 
     def path(self, image: str) -> str:
         """Label file of a picture."""
-        folder, _, name = image.rpartition("/")
-        return f"{self.folder(folder)}/{stem(name)}{self.suffix}"
+        folder, name = posixpath.split(image)
+        return posixpath.join(self.folder(folder), f"{stem(name)}{self.suffix}")
 
 
 YOLO = LabelRule("YOLO", ".txt", "images", "labels")
@@ -42,5 +43,5 @@ RULES = (
 
 
 def yolo_label_path(image: str) -> str:
-    """labels.label_path for texts: the last `images` folder becomes `labels`, suffix .txt."""
+    """The YOLO label file of a picture: see labels.label_path."""
     return YOLO.path(image)

@@ -13,6 +13,7 @@ import numpy as np
 from yolov5_core.boxes import segments_to_boxes
 from yolov5_core.dataset import NO_SEGMENT, NO_TRUTH, Truth
 from yolov5_core.faults import Fault, FaultError
+from yolov5_core.label_places import yolo_label_path
 
 _LARGEST_FILE = 10_000_000  # bytes; a quarter of a million boxes take less
 _POLYGON_POINTS = 3  # a polygon needs three points
@@ -33,12 +34,7 @@ def label_path(image_path: Path) -> Path:
 
     Source: spec C.2.
     """
-    parts = list(image_path.with_suffix(".txt").parts)
-    for i in range(len(parts) - 2, 0, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return Path(*parts)
+    return Path(yolo_label_path(image_path.as_posix()))
 
 
 def parse_labels(data: bytes, where: str, num_classes: int) -> Truth:

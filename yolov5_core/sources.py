@@ -18,6 +18,7 @@ from yolov5_core.data_yaml import (
     is_image,
     no_images,
     read_data_yaml,
+    read_lines,
     read_list,
     whole_path,
 )
@@ -228,16 +229,9 @@ def _voc_images(found: _Found, source: str) -> dict[str, FileInfo]:
     """The pictures of an ImageSets/Main list, whose lines are stems."""
     folder = join(found.root, "JPEGImages")
     by_stem = {posixpath.splitext(name)[0]: name for name in found.files.folder(folder)}
-    stems = [line.split()[0] for line in _lines(found.files, source)]
+    stems = [line.split()[0] for line in read_lines(source, found.files)]
     paths = [join(folder, by_stem.get(stem, f"{stem}.jpg")) for stem in stems]
     return {path: found.info(path) or _MISSING for path in paths}
-
-
-def _lines(files: Files, path: str) -> list[str]:
-    try:
-        return [line for line in read_file(files, path).decode("utf-8-sig").splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a list of pictures: {error}") from error
 
 
 def _add_labelled(found: _Found, split: str, source: str, images: Mapping[str, FileInfo]) -> None:

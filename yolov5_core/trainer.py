@@ -84,7 +84,7 @@ class Trainer:
             weight_decay=scaled_weight_decay(config.hyp.weight_decay, config.batch_size),
         )
         self.scaler = torch.amp.GradScaler("cuda", enabled=device.type == "cuda")
-        self.loss = self._new_loss()
+        self.loss = loss_of(self.model, config)
         self.train_reader = ImageReader(train, config.image_size, augmenting=True)
         self.val_reader = ImageReader(val, config.image_size, augmenting=False)
         self.loader = self._training_loader()
@@ -102,17 +102,6 @@ class Trainer:
         self.best_fitness = 0.0
         self.best_epoch = -1
         self._class_maps = np.zeros(model.detect.nc)  # of the last evaluation, for image weights
-
-    def _new_loss(self) -> DetectionLoss:
-        detect = self.model.detect
-        loss_config = self.config.hyp.loss_config(
-            num_levels=detect.nl,
-            num_classes=detect.nc,
-            image_size=self.config.image_size,
-            iou=self.config.iou,
-            autobalance=self.config.autobalance,
-        )
-        return DetectionLoss(detect.anchors, detect.stride, detect.nc, loss_config)
 
     def _training_loader(self) -> TrainingLoader:
         c = self.config
@@ -342,6 +331,19 @@ def stalled(history: Sequence[tuple[ResultsRow, float]]) -> int:
             better = row.fitness > best
             best, count = (row.fitness, 0) if better else (best, count + 1)
     return count
+
+
+def loss_of(model: Detector, config: TrainConfig) -> DetectionLoss:
+    """The loss of a model at a run's settings."""
+    detect = model.detect
+    gains = config.hyp.loss_config(
+        num_levels=detect.nl,
+        num_classes=detect.nc,
+        image_size=config.image_size,
+        iou=config.iou,
+        autobalance=config.autobalance,
+    )
+    return DetectionLoss(detect.anchors, detect.stride, detect.nc, gains)
 
 
 def _row_and_time(entry: dict[str, Any]) -> tuple[ResultsRow, float]:

@@ -162,11 +162,26 @@ def test_a_split_without_pictures_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "expected"),
     [
-        *("/a/images/b/c.jpg", "/a/images/images/c.jpg", "/a/b/c.d.png", "/images/c.jpg"),
-        *("/a/myimages/c.jpg", "/a/images.d/c.jpg", "/a/images/c", "/a/images/train.v1/c.x.jpg"),
+        ("/a/images/b/c.jpg", "/a/labels/b/c.txt"),
+        ("/a/images/images/c.jpg", "/a/images/labels/c.txt"),
+        ("/a/b/c.d.png", "/a/b/c.d.txt"),
+        ("/images/c.jpg", "/labels/c.txt"),
+        ("/a/myimages/c.jpg", "/a/myimages/c.txt"),
+        ("/a/images.d/c.jpg", "/a/images.d/c.txt"),
+        ("/a/images/c", "/a/labels/c.txt"),
+        ("/a/images/train.v1/c.x.jpg", "/a/labels/train.v1/c.x.txt"),
+        ("/c.jpg", "/c.txt"),
+        ("c.jpg", "c.txt"),
     ],
 )
-def test_the_two_label_rules_agree(path: str):
-    assert yolo_label_path(path) == str(label_path(Path(path)))
+def test_the_two_label_rules_agree(path: str, expected: str):
+    assert yolo_label_path(path) == str(label_path(Path(path))) == expected
+
+
+def test_blank_lines_of_a_pascal_list_are_passed_over(tmp_path: Path):
+    write_voc(tmp_path)
+    path = tmp_path / "ImageSets/Main/train.txt"
+    put(path, path.read_text() + "   \n\n")
+    assert len(understand(str(tmp_path), FILES).items) == 5
