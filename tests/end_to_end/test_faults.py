@@ -28,7 +28,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mount(folder, "size=4m"):
         pytest.skip("mounting a small disk needs to be root")
     yield folder
-    as_root("umount", str(folder))
+    as_root("umount", "-l", str(folder))  # this process may still map the index in it
 
 
 def mount(folder: Path, options: str) -> bool:
