@@ -26,6 +26,7 @@ from tasks.settings import (
 )
 from yolov5_core.config import ConfigError
 
+REPORT = "report"  # what --only takes beside the stages
 _INTERRUPTED = 130  # what shells report for Ctrl-C
 
 _GROUPS = {
@@ -126,6 +127,7 @@ def format_summary(summary: RunSummary) -> str:
     metrics = "  ".join(f"{name} {value:.3f}" for name, value in summary.metrics.items())
     rows = [
         ("run", summary.folder),
+        ("report", summary.report),
         ("data", summary.data),
         ("weights", "\n".join(summary.weights)),
         ("results", summary.results),
@@ -163,10 +165,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--only",
-        choices=STAGES,
+        choices=(*STAGES, REPORT),
         default="",
         metavar="STAGE",
-        help=f"run one stage of the run --run again: {', '.join(STAGES)}",
+        help=f"run one stage of the run --run again: {', '.join(STAGES)}; {REPORT}: its run card",
     )
     hints = get_type_hints(RetrainConfig)
     for group, title in _GROUPS.items():
@@ -251,7 +253,7 @@ def _run(command: Command) -> str:
         os.environ.setdefault(key, value)  # read when prefect is imported
     # They take seconds to import, and --help must not wait for it.
     from flows.retrain import retrain  # noqa: PLC0415
-    from flows.stages import STAGE_FLOWS  # noqa: PLC0415
+    from flows.stages import STAGE_FLOWS, write_report  # noqa: PLC0415
 
     if not command.debug:
         for handler in logging.getLogger().handlers:
@@ -259,6 +261,8 @@ def _run(command: Command) -> str:
     config, only = command.config, command.only
     if not only:
         return format_summary(retrain(config))
+    if only == REPORT:
+        return f"the run card is {write_report(config.store, config.run)}"
     STAGE_FLOWS[only](config.store, config.run)
     return f"stage {only} of run {config.run} is done"
 
@@ -266,7 +270,7 @@ def _run(command: Command) -> str:
 def _complain(error: BaseException) -> int:
     code = exit_code(error)
     hint = "" if code == USAGE else " (--debug shows the traceback)"
-    _say(sys.stderr, f"yolov5-retrain: error: {error or type(error).__name__}{hint}")
+    _say(sys.stderr, f"yolov5-retrain: error: {str(error) or type(error).__name__}{hint}")
     return code
 
 

@@ -1,13 +1,15 @@
 """The nightly flow: the chain of stages, nothing computed here."""
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from prefect import flow, runtime
-from prefect.artifacts import create_markdown_artifact
 
 from flows import stages
-from tasks.records import Prepared, Published, RunInfo, RunSummary, StageRecord
+from flows.report import report
+from tasks.dispatch import require_deployments, run_elsewhere
+from tasks.records import STAGES, Published, RunInfo, RunSummary, StageRecord, prepared_from
 from tasks.run import begin_run, preflight
 from tasks.settings import RetrainConfig
 from tasks.stage import run_key
@@ -23,7 +25,7 @@ def _run_name() -> str:
 
 @flow(name="retrain", flow_run_name=_run_name, persist_result=False)
 def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B008  it is frozen
-    """Prepare, train, evaluate, finalize, upload, plot.
+    """Prepare, train, evaluate, finalize, upload, plot; then the run card, also after a failure.
 
     Stages that are done are skipped, so the same run can be started again after any fault.
     """
@@ -31,51 +33,45 @@ def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B00
     preflight(config)
     started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     info = begin_run(config, started)
-    store, run = info.config.store, info.run
-    log.info("run %s in %s", run, open_store(store).url(run_key(run, "")))
-    prepared = stages.prepare(store, run)
-    trained = stages.train(store, run)
-    evaluated = stages.evaluate(store, run)
-    finalized = stages.finalize(store, run)
-    published = stages.upload(store, run)
-    stages.plot(store, run)
-    summary = _summary(info, prepared, trained, evaluated, finalized, published)
-    create_markdown_artifact(_links(summary), key="run", description=f"Run {run}")
-    return summary
+    log.info("run %s in %s", info.run, open_store(info.config.store).url(run_key(info.run, "")))
+    if info.config.run_on != "here":
+        require_deployments(info.config)
+    wanted = [stage for stage in STAGES if stage != "upload" or info.config.bucket]
+    try:
+        for stage in wanted:
+            _run(stage, info)
+    except Exception as error:
+        report(info, error)
+        raise
+    report(info, None)
+    return _summary(info, {stage: stages.record_of(info, stage) for stage in wanted})
 
 
-def _summary(
-    info: RunInfo,
-    prepared: Prepared,
-    trained: StageRecord,
-    evaluated: StageRecord,
-    finalized: StageRecord,
-    published: tuple[Published, ...],
-) -> RunSummary:
+def _run(stage: str, info: RunInfo) -> None:
+    if info.config.run_on == "here":
+        stages.STAGE_FLOWS[stage](info.config.store, info.run)
+    else:
+        run_elsewhere(stage, info)
+
+
+def _summary(info: RunInfo, records: Mapping[str, StageRecord]) -> RunSummary:
     store = open_store(info.config.store)
 
     def url(name: str) -> str:
         return store.url(run_key(info.run, name))
 
+    trained, finalized = records["train"].result, records["finalize"].result
+    published = records["upload"].result["published"] if "upload" in records else ()
     return RunSummary(
         run=info.run,
         folder=url("").rstrip("/"),
-        data=store.url(prepared.report),
-        weights=tuple(url(name) for name in finalized.result["weights"]),
-        results=url(finalized.result["results"]),
+        report=url("report.html"),
+        data=store.url(prepared_from(records["prepare"].result).report),
+        weights=tuple(url(name) for name in finalized["weights"]),
+        results=url(finalized["results"]),
         plot=url("plots/results.png"),
-        published=published,
-        metrics=evaluated.result["metrics"],
-        epochs=trained.result["epochs"],
-        hours=trained.result["hours"],
+        published=tuple(Published(**each) for each in published),
+        metrics=records["evaluate"].result["metrics"],
+        epochs=trained["epochs"],
+        hours=trained["hours"],
     )
-
-
-def _links(summary: RunSummary) -> str:
-    rows = [("run", summary.folder), ("data", summary.data), ("results", summary.results)]
-    rows += [("plots", summary.plot)]
-    rows += [("weights", url) for url in summary.weights]
-    rows += [("published", p.url) for p in summary.published]
-    metrics = " · ".join(f"{name} **{value:.3f}**" for name, value in summary.metrics.items())
-    table = "\n".join(f"| {what} | `{where}` |" for what, where in rows)
-    return f"## {summary.run}\n\n{metrics}\n\n| what | where |\n|---|---|\n{table}\n"

@@ -83,6 +83,18 @@ STAGE_FLOWS: dict[str, Callable[[str, str], Any]] = {
 }
 
 
+def write_report(store: str, run: str) -> str:
+    """Writes a run's card anew, from what the store says now; returns where it is.
+
+    Raises:
+        ConfigError: No such run.
+        StoreError: The store failed.
+    """
+    from tasks.card import write_card  # noqa: PLC0415  as above
+
+    return open_store(store).url(write_card(_info(store, run)).key)
+
+
 def show_our_logs() -> None:
     """Lets our INFO lines through: Prefect gives extra loggers a handler, but no level."""
     for name in ("yolov5_core", "tasks", "flows"):
@@ -96,6 +108,15 @@ def _info(store: str, run: str) -> RunInfo:
         raise ConfigError(f"run={run}: {open_store(store).shown} holds no such run")
     # The store is where the run was found: it may be a relative folder, or one that was moved.
     return replace(info, config=replace(info.config, store=store))
+
+
+def record_of(info: RunInfo, stage: str) -> StageRecord:
+    """What a finished stage of a run left.
+
+    Raises:
+        ConfigError: It is not done yet.
+    """
+    return _record(info.config.store, info.run, stage)
 
 
 def _record(store: str, run: str, stage: str) -> StageRecord:

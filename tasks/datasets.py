@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from tasks.digests import file_sha256
 from tasks.errors import DamagedObjectError, MissingObjectError, StoreUnavailableError
 from tasks.progress import progress_bar
 from tasks.records import Artifact, Prepared
 from tasks.settings import RetrainConfig
-from tasks.store import Store, file_sha256
+from tasks.store import Store
+from tasks.transfers import in_parallel
 from yolov5_core.index import SPLITS, Index, Records, load_index
 
 log = logging.getLogger(__name__)
@@ -92,8 +93,7 @@ def whole_manifest(store: Store, digest: str) -> Manifest | None:
         log.debug("no manifest to use: %s", error)
         return None
     parts = (manifest.index, *manifest.shards)
-    with ThreadPoolExecutor(_LOOK_UPS) as pool:  # a bucket takes its time for each
-        sizes = list(pool.map(lambda part: store.size(part.key), parts))
+    sizes = in_parallel(lambda part: store.size(part.key), parts, _LOOK_UPS)
     lost = [p.key for p, size in zip(parts, sizes, strict=True) if size != p.size]
     if lost:
         log.warning("%s is gone from data set %s", lost[0], digest[:12])
@@ -184,8 +184,7 @@ def _fetch_all(
 ) -> list[Path]:
     """Local files of objects, verified: those of a local store itself, else copies."""
     if store.folder:
-        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-            return list(pool.map(lambda artifact: _verified_in_place(store, artifact), artifacts))
+        return in_parallel(lambda a: _verified_in_place(store, a), artifacts, _SIDE_BY_SIDE)
     folder = cache_folder() / "objects"
     folder.mkdir(exist_ok=True)
     missing = [a for a in artifacts if not _cached(folder, a).is_file()]
@@ -197,8 +196,7 @@ def _fetch_all(
         done += size
         progress(done, total)
 
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        return list(pool.map(lambda artifact: _fetch(store, artifact, folder, advance), artifacts))
+    return in_parallel(lambda a: _fetch(store, a, folder, advance), artifacts, _SIDE_BY_SIDE)
 
 
 def _cached(folder: Path, artifact: Artifact) -> Path:

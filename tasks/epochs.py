@@ -102,6 +102,7 @@ def evaluate_epoch(trainer: Trainer) -> Evaluation:
 def record(run: TrainingRun) -> None:
     """Puts results.txt and the TensorBoard events into the store, results.txt into the bucket."""
     context, config = run.context, run.info.config
+    context.lease.check()
     results = context.scratch / "results.txt"
     results.write_text(run.trainer.results_text, "ascii")
     context.store.put_file(results, context.key("results.txt"))
@@ -120,6 +121,7 @@ def record(run: TrainingRun) -> None:
 def save_checkpoint(run: TrainingRun, found: Evaluation | None, is_best: bool) -> None:
     """Saves the complete state as last, when best as best, and at its period once more to keep."""
     trainer, context, period = run.trainer, run.context, run.info.config.save_period
+    context.lease.check()
     payload = {**trainer.state(), **_description(run, found)}
     path = context.scratch / "checkpoint.pt"
     checkpoint.save(payload, path)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tasks.secrets import without_secrets
+
 USAGE = 2  # the user has to change something
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h: the same command may work later
 FAILURE = 1  # a bug, or something nobody foresaw
@@ -51,6 +53,10 @@ class MissingObjectError(StoreError):
 
 class DamagedObjectError(StoreError):
     """An object is not the one that was recorded, or not readable as what it should be."""
+
+
+class NotWholeError(OSError):
+    """Below a store: a transfer that did not bring all bytes, or other ones; again may help."""
 
 
 def exit_code(error: BaseException) -> int:
@@ -100,25 +106,35 @@ def explain_fault(error: Exception, what: str) -> StoreError | None:
     unreadable = isinstance(error, json.JSONDecodeError)  # a cut answer, or what a proxy has to say
     if not (isinstance(error, OSError) or backend or invalid or unreadable):
         return None
-    number = error.errno if isinstance(error, OSError) else None
-    code = str(getattr(error, "code", ""))
-    said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    what, code = without_secrets(what), str(getattr(error, "code", ""))
     if isinstance(error, FileNotFoundError) or code == "404":
         return MissingObjectError(f"{what}: it is not there; it was removed, or never written")
+    said = without_secrets(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
+    kind, advice = _advice(error, code, said, invalid=invalid)
+    return kind(f"{what}: {advice}")
+
+
+def _advice(
+    error: Exception, code: str, said: str, *, invalid: bool
+) -> tuple[type[StoreError], str]:
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, NotWholeError):
+        return StoreUnavailableError, f"{error}; try again"
     if number in _FULL:
-        return StoreUnavailableError(
-            f"{what}: no space left ({said}); make room and run again: finished work is kept"
+        return StoreUnavailableError, (
+            f"no space left ({said}); make room and run again: finished work is kept"
+        )
+    if code == "401" or type(error).__name__ in ("DefaultCredentialsError", "NonRetryableError"):
+        return StoreRefusedError, (
+            f"no valid credentials ({said}); set GOOGLE_APPLICATION_CREDENTIALS to a key file, log "
+            "in with `gcloud auth application-default login`, or give this machine or pod a "
+            "service account"
         )
     forbidden = str(error).startswith("Forbidden")  # gcsfs: a bare OSError for 403
-    if number in _REFUSED or code in ("401", "403") or forbidden or invalid:
-        return StoreRefusedError(f"{what}: refused ({said}); check the path and the permissions")
-    if type(error).__name__ == "DefaultCredentialsError":
-        return StoreRefusedError(
-            f"{what}: no credentials; set GOOGLE_APPLICATION_CREDENTIALS or log in with "
-            "`gcloud auth application-default login`"
-        )
-    return StoreUnavailableError(
-        f"{what}: the store does not answer ({said}); check the network and the URL, "
+    if number in _REFUSED or code == "403" or forbidden or invalid:
+        return StoreRefusedError, f"refused ({said}); check the path and the permissions"
+    return StoreUnavailableError, (
+        f"the store does not answer ({said}); check the network and the URL, "
         "then run again: finished work is kept"
     )
 

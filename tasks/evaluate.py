@@ -86,8 +86,8 @@ def _publish(
     detections = folder / "predictions.json"
     categories = data.category_ids or category_ids(names)
     save_predictions(found.images, image_ids(pictures), categories, detections)
-    for path in (save_evaluation(found, folder / "evaluation.npz"), detections, text):
-        context.publish(path, f"evaluation/{path.name}")
+    arrays = save_evaluation(found, folder / "evaluation.npz")
+    context.publish_all({f"evaluation/{p.name}": p for p in (arrays, detections, text)})
     return {key: value for key, value in report.items() if key != "confusion"}  # it may be large
 
 

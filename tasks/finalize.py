@@ -15,6 +15,7 @@ from tasks.records import Artifact, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import open_store
 from tasks.task_options import RETRIED
+from tasks.transfers import in_parallel
 from yolov5_core import checkpoint
 from yolov5_core.results import result_suffix
 
@@ -48,21 +49,21 @@ def finalize_stage(info: RunInfo, trained: StageRecord) -> StageRecord:
     }
 
     def work(context: StageContext) -> Mapping[str, Any]:
-        local = {kind: context.fetch(source) for kind, source in sources.items()}
+        local = dict(zip(sources, in_parallel(context.fetch, sources.values()), strict=True))
         weights = [_stripped(context, path, f"{kind}{suffix}.pt") for kind, path in local.items()]
         last = checkpoint.load(local["last"])
         results = context.scratch / f"results{suffix}.txt"
         results.write_text(last["training_results"], "ascii")
-        context.publish(results, results.name)
-        return {"weights": weights, "results": results.name}
+        files = {f"weights/{path.name}": path for path in weights}
+        context.publish_all({**files, results.name: results})
+        return {"weights": list(files), "results": results.name}
 
     return run_stage(open_store(info.config.store), info.run, "finalize", inputs, work)
 
 
-def _stripped(context: StageContext, source: Path, name: str) -> str:
+def _stripped(context: StageContext, source: Path, name: str) -> Path:
     local = context.scratch / name
     size = checkpoint.strip(source, local)
     checkpoint.build_detector(checkpoint.load(local), name)  # what is shipped must load
     log.info("optimizer stripped from %s, %.1f MB", name, size / 1e6)
-    context.publish(local, f"weights/{name}")
-    return f"weights/{name}"
+    return local

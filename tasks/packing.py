@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from tasks.known import Known, key_of, load_known, save_known, stamps_of
 from tasks.records import Artifact
 from tasks.remote_files import open_files
 from tasks.store import Store, json_bytes
+from tasks.transfers import in_parallel
 from yolov5_core.data_yaml import whole_path
 from yolov5_core.dataset import DataError, first_lines
 from yolov5_core.faults import Fault
@@ -301,8 +302,7 @@ def _commit(
             target = f"datasets/{digest}/{os.urandom(4).hex()}-{shard_name(number)}"
         return store.put_file(path, target)
 
-    with ThreadPoolExecutor(_UPLOADS) as pool:
-        new = list(pool.map(put, enumerate(shards, len(kept))))
+    new = in_parallel(put, enumerate(shards, len(kept)), _UPLOADS)
     local = index.save(folder / "index.npz")
     stem = f"datasets/{digest}/index"
     index_key = (

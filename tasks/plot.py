@@ -19,6 +19,7 @@ from tasks.records import Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import Store, open_store
 from tasks.task_options import RETRIED
+from tasks.transfers import in_parallel
 from yolov5_core.boxes import rectangular_batches
 from yolov5_core.evaluation import ImageDetections, load_evaluation
 from yolov5_core.pictures import Boxes, Mark, draw_batch
@@ -105,8 +106,7 @@ def plot_stage(
         reader = ImageReader(splits["val"], info.config.image_size, augmenting=False)
         files += _draw_validation(reader, found.images, names, folder)
         files += _draw_worst(reader, worst_images(found.images), names, folder)
-        for path in files:
-            context.publish(path, f"plots/{path.name}")
+        context.publish_all({f"plots/{path.name}": path for path in files})
         return {"plots": [path.name for path in files]}
 
     return run_stage(open_store(info.config.store), info.run, "plot", inputs, work)
@@ -190,11 +190,12 @@ def _on_canvas(boxes: np.ndarray, sample: ValidationSample) -> np.ndarray:
 def gallery(store: Store, run: str, record: StageRecord) -> str:
     """Markdown with the main pictures inside it: works offline and for private buckets."""
     parts = [f"## Run {run}", f"All pictures: `{store.url(f'runs/{run}/plots')}`"]
-    for output in record.outputs:
-        name = output.key.rsplit("/", 1)[1]
-        if name in _SHOWN:
-            picture = f"![{name}]({_data_uri(store.read_bytes(output.key))})"
-            parts += [f"**{name}** {_SHOWN[name]}".rstrip(), picture]
+    shown = [output for output in record.outputs if PurePosixPath(output.key).name in _SHOWN]
+    pictures = in_parallel(lambda output: store.read_bytes(output.key), shown)
+    for output, content in zip(shown, pictures, strict=True):
+        name = PurePosixPath(output.key).name
+        picture = f"![{name}]({_data_uri(content)})"
+        parts += [f"**{name}** {_SHOWN[name]}".rstrip(), picture]
     return "\n\n".join(parts)
 
 

@@ -191,10 +191,10 @@ def _publish_report(context: StageContext, report: Mapping[str, Any], prepared: 
         "json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False),
         "md": report_markdown(report),
     }
-    for suffix, text in texts.items():
-        path = context.scratch / f"report.{suffix}"
+    files = {f"data/report.{suffix}": context.scratch / f"report.{suffix}" for suffix in texts}
+    for path, text in zip(files.values(), texts.values(), strict=True):
         path.write_text(text, "utf-8")
-        context.publish(path, f"data/report.{suffix}")
+    context.publish_all(files)
 
 
 def _report_key(run: str, suffix: str) -> str:

@@ -4,7 +4,7 @@ Neither Prefect nor torch is imported, so that `yolov5-retrain --help` answers a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.settings import RetrainConfig
@@ -37,6 +37,7 @@ class StageRecord:
     seconds: float
     host: str
     code: str  # version, commit, digest of the source
+    container: str = ""  # id of the Docker container or name of the pod, "" outside of one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +51,7 @@ class RunInfo:
     code: str
     packages: Mapping[str, str]  # name to version
     parent_sha256: str = ""  # of the weights it started from; empty: from scratch
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)  # setting: the file it named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +89,7 @@ class RunSummary:
 
     run: str
     folder: str  # of the run, in the store
+    report: str  # the run card
     data: str  # the data report
     weights: tuple[str, ...]  # stripped last and best
     results: str  # results.txt

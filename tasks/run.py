@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import MissingObjectError
-from tasks.records import RunInfo
+from tasks.inputs import keep_inputs
+from tasks.records import Artifact, RunInfo
 from tasks.settings import (
     LATEST,
     SAMPLE,
@@ -90,9 +91,11 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
     )
     known = load_run(store, run)
     if known is None:
+        info = replace(info, inputs=keep_inputs(store, config))
         save_run(store, info)
         return info
-    if replace(known.config, store=config.store) != config:  # the store is where it was found
+    # The store is where it was found, and it may go on elsewhere than it began.
+    if replace(known.config, store=config.store, run_on=config.run_on) != config:
         raise ConfigError(
             f"run={run}: this run exists in {store.shown} with other settings; choose another id, "
             f"or continue it with resume={run}"
@@ -107,14 +110,22 @@ def _with_whole_paths(config: RetrainConfig) -> RetrainConfig:
         path = Path(value).expanduser()
         return str(path.absolute()) if value and path.is_file() else value
 
+    def whole_yaml(value: str) -> str:  # cfg "n" is a variant, even beside a file of that name
+        return whole(value) if value.endswith((".yaml", ".yml")) else value
+
+    def whole_folder(value: str) -> str:
+        return str(Path(value).expanduser().absolute()) if value and "://" not in value else value
+
     folder = Path(config.data).expanduser()
     is_folder = config.data != SAMPLE and folder.is_dir()
     return replace(
         config,
         data=str(folder.absolute()) if is_folder else whole(config.data),
         weights=whole(config.weights),
-        cfg=whole(config.cfg),
-        hyp=whole(config.hyp),
+        cfg=whole_yaml(config.cfg),
+        hyp=whole_yaml(config.hyp),
+        bucket=whole_folder(config.bucket),
+        store=whole_folder(config.store),
     )
 
 
@@ -156,7 +167,8 @@ def load_run(store: Store, run: str) -> RunInfo | None:
         return None
     told = {"patience": 0, **doc["config"]}  # runs begun before it existed never stop early
     config = config_from_mapping(told, store.url(key))
-    return RunInfo(**{**doc, "config": config})
+    inputs = {name: Artifact(**kept) for name, kept in doc.get("inputs", {}).items()}
+    return RunInfo(**{**doc, "config": config, "inputs": inputs})
 
 
 def save_run(store: Store, info: RunInfo) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from tasks.secrets import NO_SECRETS, holds_secret
 from yolov5_core.config import (
     ConfigError,
     IouKind,
@@ -20,6 +21,9 @@ from yolov5_core.config import (
     nearest,
     shipped_tables,
 )
+
+_URLS = ("data", "store", "bucket", "weights", "cfg", "hyp")
+RunOn = Literal["here", "docker", "kubernetes"]
 
 SAMPLE = "sample"  # the `data` value that draws pictures instead of reading them
 LATEST = "latest"  # the `resume` value that takes the newest run of the store
@@ -85,6 +89,12 @@ class RetrainConfig:
         "store", "where runs are kept and resumed from: gs://BUCKET/PATH or a folder", group="run"
     )
     run: str = setting("", "id of this run; empty: start time and name", group="run")
+    run_on: RunOn = setting(  # noqa: RUF009  setting makes a field, no shared default
+        "here",
+        "where stages run: in this process, or each in a container of its own; never changes the "
+        "result on CPUs",
+        group="run",
+    )
     resume: str = setting("", f"id of an interrupted run to continue, or {LATEST!r}", group="run")
     device: str = setting(
         "", "'cpu' or the number of a GPU; empty: the first GPU, else the CPU", group="run"
@@ -199,6 +209,10 @@ def _wrong_numbers(config: RetrainConfig) -> Iterator[str]:
 
 
 def _wrong_values(config: RetrainConfig) -> Iterator[str]:
+    secret = [key for key in _URLS if holds_secret(getattr(config, key))]
+    if secret:  # the rest would show it
+        yield f"{', '.join(secret)}: {NO_SECRETS}"
+        return
     yield from _wrong_numbers(config)
     if not config.data.strip():
         yield f"data={config.data!r}: give a data.yaml, or {SAMPLE!r}"
@@ -351,7 +365,7 @@ def config_to_mapping(config: RetrainConfig) -> dict[str, Any]:
 
 # None of them touches the numbers of an epoch: patience only says how many there are.
 _MAY_CHANGE = (
-    *("device", "workers", "cache_images", "bucket", "patience"),
+    *("run_on", "device", "workers", "cache_images", "bucket", "patience"),
     *("max_rejected", "max_leakage", "max_drift"),
 )
 

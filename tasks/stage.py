@@ -1,13 +1,13 @@
 """The stage protocol: a stage runs once for the same inputs, and its record, written last, says so.
 
-Every attempt is first entered in a pointer log, so attempts have numbers and failed ones leave a
-trace. Work happens in a scratch folder; what counts goes to the store, verified.
+An attempt first takes the stage's lease, so attempts have numbers, failed ones leave a trace, and
+no two work at once. Work happens in a scratch folder; what counts goes to the store, verified.
 """
 
 import hashlib
 import json
 import logging
-import platform
+import os
 import subprocess
 import tempfile
 import time
@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import DamagedObjectError, MissingObjectError
+from tasks.lease import Lease, leased
 from tasks.records import Artifact, StageRecord
 from tasks.store import Store
+from tasks.transfers import in_parallel
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class StageContext:
     store: Store
     run: str
     stage: str
-    attempt: int  # from 1
+    lease: Lease
     scratch: Path
     outputs: list[Artifact] = field(default_factory=list)  # published so far, in order
 
@@ -48,11 +50,22 @@ class StageContext:
         """Stores a file under a name of this run; it becomes an output of the stage.
 
         Raises:
+            LeaseLostError: Another attempt has begun.
             StoreError: It could not be stored.
         """
-        artifact = self.store.put_file(local, self.key(name))
-        self.outputs.append(artifact)
-        return artifact
+        return self.publish_all({name: local})[0]
+
+    def publish_all(self, files: Mapping[str, Path]) -> list[Artifact]:
+        """The same for several files at once, by their names.
+
+        Raises:
+            LeaseLostError: Another attempt has begun.
+            StoreError: One could not be stored.
+        """
+        self.lease.check()
+        stored = in_parallel(lambda f: self.store.put_file(f[1], self.key(f[0])), files.items())
+        self.outputs.extend(stored)
+        return stored
 
     def fetch(self, source: str | Artifact) -> Path:
         """Copies an object to the scratch folder: a name of this run, or a recorded artifact.
@@ -93,22 +106,41 @@ def run_stage(
         The record, read back from the store's text either way.
 
     Raises:
+        StageBusyError: Another process does the stage.
+        LeaseLostError: Another attempt has begun meanwhile.
         StoreError: The store failed; whatever `work` raises passes through.
     """
     digest = inputs_digest(stage, inputs)
-    done = read_stage(store, run, stage)
-    if done and done.inputs_digest == digest and _complete(store, done) and still_good(done):
+
+    def done() -> StageRecord | None:
+        record = read_stage(store, run, stage)
+        if record is None or record.inputs_digest != digest:
+            return None
+        return record if _complete(store, record) and still_good(record) else None
+
+    if record := done():
         log.info("stage %s already done in run %s, skipping", stage, run)
-        return done
-    host, started, clock = platform.node(), _now(), time.monotonic()
-    attempt = store.append_pointer(
-        run_key(run, f"stages/attempts/{stage}"),
-        {"host": host, "started": started, "inputs_digest": digest},
-    )
-    log.info("stage %s of run %s begins, attempt %d", stage, run, attempt)
+        return record
+    with leased(store, run_key(run, "stages"), stage, {"inputs_digest": digest}) as lease:
+        if lease.attempt > 1 and (record := done()):  # by whoever held the lease before
+            log.info("stage %s was done meanwhile in run %s", stage, run)
+            return record
+        return _do(store, run, inputs, digest, work, lease)
+
+
+def _do(
+    store: Store,
+    run: str,
+    inputs: Mapping[str, Any],
+    digest: str,
+    work: Callable[[StageContext], Mapping[str, Any]],
+    lease: Lease,
+) -> StageRecord:
+    started, clock, stage = _now(), time.monotonic(), lease.stage
+    log.info("stage %s of run %s begins, attempt %d", stage, run, lease.attempt)
     with tempfile.TemporaryDirectory(prefix=f"{stage}-") as scratch:
         context = StageContext(
-            store=store, run=run, stage=stage, attempt=attempt, scratch=Path(scratch)
+            store=store, run=run, stage=stage, lease=lease, scratch=Path(scratch)
         )
         result = work(context)
     seconds = time.monotonic() - clock
@@ -119,13 +151,15 @@ def run_stage(
         inputs=inputs,
         result=result,
         outputs=tuple(context.outputs),
-        attempt=attempt,
+        attempt=lease.attempt,
         started=started,
         finished=_now(),
         seconds=round(seconds, 3),
-        host=host,
+        host=lease.worker.host,
+        container=lease.worker.container,
         code=code_version(),
     )
+    lease.check()
     store.put_json(asdict(record), _record_key(run, stage))
     log.info("stage %s done in %.1f s, %d outputs", stage, seconds, len(record.outputs))
     return _parse(json.loads(json.dumps(asdict(record))))
@@ -165,14 +199,21 @@ def source_digest() -> str:
 
 
 @cache
-def code_version() -> str:
-    """Version, commit if this is a git checkout, and digest of the source, for people."""
+def code_identity() -> str:
+    """Version and digest of the source: the same in a checkout and in an image made from it."""
     try:
         version = metadata.version("yolov5-retrain")
     except metadata.PackageNotFoundError:
         version = "not installed"
-    commit = _commit()
-    return f"{version}{f' commit {commit[:12]}' if commit else ''} source {source_digest()[:12]}"
+    return f"{version} source {source_digest()[:12]}"
+
+
+@cache
+def code_version() -> str:
+    """The same with the commit, where a git checkout or the image's build tells it."""
+    commit = os.environ.get("RETRAIN_REVISION") or _commit()
+    version, source = code_identity().split(" source ")
+    return f"{version}{f' commit {commit[:12]}' if commit else ''} source {source}"
 
 
 def _commit() -> str:
@@ -199,7 +240,8 @@ def _parse(doc: Mapping[str, Any]) -> StageRecord:
 
 
 def _complete(store: Store, record: StageRecord) -> bool:
-    return all(store.size(output.key) == output.size for output in record.outputs)
+    found = in_parallel(lambda output: store.size(output.key), record.outputs)
+    return found == [output.size for output in record.outputs]
 
 
 def _now() -> str:

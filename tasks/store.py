@@ -1,59 +1,64 @@
-"""The store: objects under keys below one URL; the only module that touches a bucket.
+"""The store: objects under keys below one URL; all the rest of the program sees of a bucket.
 
 gs://, memory:// and a plain folder behave alike: an object appears whole or not at all, a write is
-read back before it counts, listings are never cached, and one of many writers wins a claim.
+read back before it counts, a read brings all of an object or fails, listings are never cached and
+nothing is decided from one alone, and one of many writers wins a claim.
 """
 
-import base64
-import errno
 import hashlib
 import json
 import logging
 import os
 import re
-import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec  # type: ignore[import-untyped]  # it has neither types nor stubs
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+from tasks.digests import file_sha256
 from tasks.errors import (
     DamagedObjectError,
     MissingObjectError,
-    StoreError,
     StoreRefusedError,
     StoreUnavailableError,
     explained,
 )
+from tasks.folder_objects import FolderObjects, part_of
 from tasks.records import Artifact
+from tasks.remote_objects import RemoteObjects
+from tasks.secrets import NO_SECRETS, holds_secret, without_secrets
+
+if TYPE_CHECKING:
+    from tasks.google_objects import GoogleObjects
 
 log = logging.getLogger(__name__)
 
-_PART = ".part-"  # in the name of a file that is being written
-_CHUNK = 1 << 20  # bytes
 _POINTER = re.compile(r"(\d{8})\.json")
+_TAKEN = 200  # numbers of a pointer log that others may take before us
+_GOOGLE = ("gs://", "gcs://")
+# Their debug lines show URLs and headers; what failed is said by us, in a sentence.
+_TALKATIVE = ("gcsfs", "google", "urllib3", "requests_oauthlib", "aiohttp", "fsspec")
 
 
 def open_store(url: str) -> "Store":
-    """Opens a folder or any fsspec URL; nothing is contacted or created yet.
+    """Opens a folder or any fsspec URL; no bucket is contacted, and nothing created yet.
 
     Raises:
-        StoreRefusedError: An unknown kind of URL, or its package is not installed.
+        StoreRefusedError: An unknown kind of URL, one with a password, unusable credentials, or
+            its package is not installed.
     """
-    shown = re.sub(r"//[^/@]*@", "//", url)  # no user:password in messages
-    if url.startswith(("gs://", "gcs://")):
-        # Read when gcsfs is imported. Otherwise each first look-up of a bucket tries gRPC for 60 s
-        # against an emulator, and plain buckets need none.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # we say it once, in a sentence
+    shown = without_secrets(url)
+    if holds_secret(url):
+        raise StoreRefusedError(f"{shown}: {NO_SECRETS}")
+    if url.startswith(_GOOGLE):
+        return _open_google(url)
+    _hush()
     options: dict[str, Any] = {"use_listings_cache": False}
-    if url.startswith(("gs://", "gcs://")) and os.environ.get("STORAGE_EMULATOR_HOST"):
-        options["token"] = "anon"  # noqa: S105  an emulator knows no credentials
     if "://" not in url or url.startswith(("file://", "local://")):
         options = {"auto_mkdir": True}
         url = str(Path(url).expanduser().absolute()) if "://" not in url else url
@@ -67,9 +72,31 @@ def open_store(url: str) -> "Store":
         raise StoreRefusedError(
             f"{shown}: {error}; use a folder, gs://BUCKET/PATH or another fsspec URL"
         ) from error
-    folder = Path(root) if isinstance(fs, LocalFileSystem) else None
-    shown = str(folder) if folder else shown.rstrip("/")
-    return Store(fs=fs, root=root.rstrip("/"), shown=shown, folder=folder)
+    root = root.rstrip("/")
+    if isinstance(fs, LocalFileSystem):
+        return Store(fs=fs, root=root, shown=root, folder=Path(root), objects=FolderObjects())
+    shown = shown.rstrip("/")
+    return Store(fs=fs, root=root, shown=shown, folder=None, objects=RemoteObjects(fs))
+
+
+def _open_google(url: str) -> "Store":
+    # Read when gcsfs is imported. Otherwise each first look-up of a bucket tries gRPC for 60 s
+    # against an emulator, and plain buckets need none.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    from tasks.google_objects import GoogleObjects  # noqa: PLC0415  gcsfs takes half a second
+    from tasks.google_requests import google_storage  # noqa: PLC0415  as above
+
+    _hush()
+    with explained(f"cannot open {url}"):
+        fs = google_storage()
+    root = url.partition("://")[2].rstrip("/")
+    return Store(fs=fs, root=root, shown=url.rstrip("/"), folder=None, objects=GoogleObjects(fs))
+
+
+def _hush() -> None:
+    for name in _TALKATIVE:
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +107,7 @@ class Store:
     root: str
     shown: str  # the root as people write it, without credentials
     folder: Path | None  # the root, if it is a folder of this machine
+    objects: "FolderObjects | RemoteObjects | GoogleObjects"
 
     def url(self, key: str) -> str:
         """Where an object is, for people: a path or a URL."""
@@ -110,11 +138,7 @@ class Store:
         """
         artifact = Artifact(key=key, size=local.stat().st_size, sha256=file_sha256(local))
         with self._explained("write", key):
-            if self.folder:
-                self._put_local(artifact, lambda part: shutil.copyfile(local, part))
-            else:
-                self.fs.put_file(str(local), self._path(key))
-                self._verify_remote(artifact, _md5(local))
+            self.objects.write(self._path(key), local, artifact.sha256)
         return artifact
 
     def put_bytes(self, data: bytes, key: str) -> Artifact:
@@ -125,12 +149,7 @@ class Store:
         """
         artifact = Artifact(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         with self._explained("write", key):
-            if self.folder:
-                self._put_local(artifact, lambda part: part.write_bytes(data))
-            else:
-                self.fs.pipe_file(self._path(key), data)
-                md5 = hashlib.md5(data, usedforsecurity=False)
-                self._verify_remote(artifact, base64.b64encode(md5.digest()).decode())
+            self.objects.write(self._path(key), data, artifact.sha256)
         return artifact
 
     def put_json(self, doc: Mapping[str, Any], key: str) -> Artifact:
@@ -145,10 +164,10 @@ class Store:
             DamagedObjectError: It is not the expected one.
             StoreError: It cannot be read.
         """
-        with self._explained("read", key), _part(local) as part:
-            self.fs.get_file(self._path(key), str(part))
+        with self._explained("read", key), part_of(local) as part:
+            self.objects.fetch(self._path(key), part)
             if expected:
-                _compare(expected, part, self.url(key), DamagedObjectError)
+                _compare(expected, part, self.url(key))
             part.replace(local)
         return local
 
@@ -160,7 +179,7 @@ class Store:
             StoreError: It cannot be read.
         """
         with self._explained("read", key):
-            return bytes(self.fs.cat_file(self._path(key)))
+            return self.objects.read(self._path(key))
 
     def read_artifact(self, artifact: Artifact) -> bytes:
         """The content of a recorded object.
@@ -175,14 +194,14 @@ class Store:
         return data
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Bytes start to end (exclusive) of an object.
+        """Bytes start to end (exclusive) of an object, fewer at its end.
 
         Raises:
             MissingObjectError: No such object.
             StoreError: They cannot be read.
         """
         with self._explained("read", key):
-            return bytes(self.fs.cat_file(self._path(key), start=start, end=end))
+            return self.objects.read_range(self._path(key), start, end)
 
     def read_json(self, key: str) -> dict[str, Any]:
         """The document under a key.
@@ -191,8 +210,9 @@ class Store:
             MissingObjectError: No such object.
             DamagedObjectError: It is not a JSON object.
         """
+        data = self.read_bytes(key)  # not in the try: a refusal is a ValueError too
         try:
-            doc = json.loads(self.read_bytes(key))
+            doc = json.loads(data)
         except ValueError as error:
             raise DamagedObjectError(f"{self.url(key)}: not JSON: {error}") from error
         if not isinstance(doc, dict):
@@ -203,10 +223,9 @@ class Store:
         """Bytes of an object, None if there is none."""
         try:
             with self._explained("look up", key):
-                info = self.fs.info(self._path(key))
+                return self.objects.size(self._path(key))
         except MissingObjectError:
             return None
-        return int(info["size"]) if info["type"] == "file" else None
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under a key, now."""
@@ -216,17 +235,17 @@ class Store:
         """Keys of all objects below a folder ("": the root), at any depth, sorted."""
         with self._explained("list", prefix):
             try:
-                paths = self.fs.find(self._path(prefix) if prefix else self.root)
+                paths = self.objects.below(self._path(prefix) if prefix else self.root)
             except FileNotFoundError:
                 paths = []
         start = len(self.root) + 1
-        return sorted(path[start:] for path in paths if _PART not in path)
+        return sorted(path[start:] for path in paths)
 
     def delete(self, key: str) -> None:
         """Removes an object; there being none is fine."""
         try:
             with self._explained("remove", key):
-                self.fs.rm_file(self._path(key))
+                self.objects.remove(self._path(key))
         except MissingObjectError:
             pass
 
@@ -235,18 +254,14 @@ class Store:
 
         Of several claimants one wins, if their bytes differ: an answer can get lost after the
         object was made, and then only the bytes tell whose it is.
+
+        Raises:
+            MissingObjectError: There was one, and it was removed before it could be read.
+            StoreError: It cannot be told who won.
         """
         with self._explained("claim", key):
             try:
-                if self.folder:
-                    path = Path(self._path(key))
-                    with _part(path) as part:
-                        part.write_bytes(data)
-                        _sync(part)
-                        os.link(part, path)  # fails if there is one; never half there
-                    _sync(path.parent)
-                else:
-                    self.fs.pipe_file(self._path(key), data, mode="create")
+                self.objects.create(self._path(key), data)
             except FileExistsError:
                 return self.read_bytes(key) == data
         return True
@@ -255,16 +270,27 @@ class Store:
         """Adds an entry to a pointer log and returns its number, from 1.
 
         An entry is `<prefix>/00000001.json`; entries are never rewritten, the newest one counts.
+
+        Raises:
+            StoreUnavailableError: Others take every number first.
+            StoreError: The store failed.
         """
         data = json_bytes({**doc, "claim": uuid.uuid4().hex})
-        while True:
-            number = max(self._pointers(prefix), default=0) + 1
+        first = self._highest(prefix) + 1
+        for number in range(first, first + _TAKEN):  # a taken one leads to the next: no gaps
             if self.claim(data, f"{prefix}/{number:08d}.json"):
                 return number
+        raise StoreUnavailableError(
+            f"cannot add to {self.url(prefix)}: others took the {_TAKEN} numbers from {first} on; "
+            "see who writes there all the time, then run again"
+        )
 
     def newest_pointer(self, prefix: str) -> tuple[int, dict[str, Any]] | None:
         """Number and document of the newest readable entry of a pointer log, None without any."""
-        for number in sorted(self._pointers(prefix), reverse=True):
+        newest = self._highest(prefix)
+        while self.exists(f"{prefix}/{newest + 1:08d}.json"):  # one that the listing did not have
+            newest += 1
+        for number in range(newest, 0, -1):
             try:
                 doc = self.read_json(f"{prefix}/{number:08d}.json")
             except (DamagedObjectError, MissingObjectError) as error:
@@ -274,90 +300,28 @@ class Store:
             return number, doc
         return None
 
-    def _pointers(self, prefix: str) -> list[int]:
+    def _highest(self, prefix: str) -> int:
+        """The highest number of a pointer log that a listing has, 0 without any."""
         names = (key.removeprefix(f"{prefix}/") for key in self.keys(prefix))
-        return [int(match[1]) for name in names if (match := _POINTER.fullmatch(name))]
+        return max((int(m[1]) for name in names if (m := _POINTER.fullmatch(name))), default=0)
 
     def _path(self, key: str) -> str:
         if not key or key.startswith("/") or ".." in PurePosixPath(key).parts:
             raise ValueError(f"key {key!r}: must be relative and stay below the root")
         return f"{self.root}/{key}"
 
-    def _put_local(self, artifact: Artifact, fill: Callable[[Path], object]) -> None:
-        path = Path(self._path(artifact.key))
-        with _part(path) as part:
-            fill(part)
-            _sync(part)
-            _compare(artifact, part, self.url(artifact.key))
-            part.replace(path)
-        _sync(path.parent)
-
-    def _verify_remote(self, artifact: Artifact, md5: str) -> None:
-        """Reads back size and checksum, or the content where the store keeps no checksum."""
-        try:
-            info = self.fs.info(self._path(artifact.key))
-        except FileNotFoundError:  # acknowledged and yet not there
-            info = {"size": -1}
-        same = info["size"] == artifact.size
-        if same and "md5Hash" in info:
-            same = info["md5Hash"] == md5
-        elif same:
-            with self.fs.open(self._path(artifact.key), "rb") as file:
-                same = hashlib.file_digest(file, "sha256").hexdigest() == artifact.sha256
-        if not same:
-            raise StoreUnavailableError(
-                f"{self.url(artifact.key)}: read back something else than was written; try again"
-            )
-
     def _explained(self, action: str, key: str) -> AbstractContextManager[None]:
         """Turns what a backend raises into a StoreError with a sentence."""
         return explained(f"cannot {action} {self.url(key)}")
 
 
-@contextmanager
-def _part(path: Path) -> Iterator[Path]:
-    """A temporary name beside a path; what is left under it afterwards is removed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # elsewhere this kind means that a claim is lost
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path.parent)) from error
-    part = path.with_name(f"{path.name[:100]}{_PART}{uuid.uuid4().hex}")
-    try:
-        yield part
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file or a folder's entries are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _compare(
-    expected: Artifact, part: Path, where: str, kind: type[StoreError] = StoreUnavailableError
-) -> None:
+def _compare(expected: Artifact, part: Path, where: str) -> None:
     size = part.stat().st_size
     if size != expected.size or file_sha256(part) != expected.sha256:
-        raise kind(
+        raise DamagedObjectError(
             f"{where}: {size} bytes, not the {expected.size} bytes that were recorded, or changed; "
             "it was damaged or replaced"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a local file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
-    return base64.b64encode(digest).decode()
 
 
 def json_bytes(doc: Mapping[str, Any]) -> bytes:

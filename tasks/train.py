@@ -15,16 +15,18 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tasks import checkpoints
 from tasks.datasets import open_run_data
+from tasks.digests import file_sha256
 from tasks.epochs import TrainingRun, run_epoch
 from tasks.errors import StoreError
+from tasks.inputs import identity, input_file
+from tasks.live import LiveView
 from tasks.progress import progress_bar
 from tasks.records import Prepared, RunInfo, StageRecord
-from tasks.stage import StageContext, code_version, run_stage
-from tasks.store import file_sha256, open_store
+from tasks.stage import StageContext, code_identity, run_stage
+from tasks.store import open_store
 from tasks.weights import fetch_weights, first_model
 from yolov5_core import checkpoint
 from yolov5_core.boxes import denormalise
@@ -57,7 +59,11 @@ def train_stage(info: RunInfo, prepared: Prepared) -> StageRecord:
     inputs = {
         "data": {"digest": prepared.digest, "single_cls": config.single_cls},
         "training": settings,
-        "model": {"cfg": config.cfg, "weights": config.weights, "anchors": config.noautoanchor},
+        "model": {
+            "cfg": identity(info, "cfg"),
+            "weights": identity(info, "weights"),
+            "anchors": config.noautoanchor,
+        },
         "when": {
             "notest": config.notest,
             "nosave": config.nosave,
@@ -85,7 +91,7 @@ def train_config(info: RunInfo) -> TrainConfig:
         batch_size=c.batch_size,
         image_size=c.image_size,
         seed=c.seed,
-        hyp=load_hyperparameters(c.hyp),
+        hyp=load_hyperparameters(input_file(info, "hyp")),
         lr_curve=c.lr_curve,
         iou=c.iou,
         autobalance=c.autobalance,
@@ -126,12 +132,11 @@ def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[
     run = _begin(context, info, prepared)
     trainer, started = run.trainer, time.monotonic()
     first_epoch = trainer.epoch
-    progress = create_progress_artifact(
-        _percent(trainer), key="training", description="Epochs trained"
-    )
+    view = LiveView()
+    view.show(trainer)
     while not trainer.over:
         run_epoch(run)
-        update_progress_artifact(progress, _percent(trainer))  # type: ignore[arg-type]
+        view.show(trainer)
     if stopped_early := trainer.epoch < info.config.epochs:
         _say_why(run)
     pointer = checkpoints.newest(context.store, context.run)
@@ -155,10 +160,6 @@ def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[
         "epochs": epochs,
         "hours": hours,
     }
-
-
-def _percent(trainer: Trainer) -> float:
-    return 100.0 if trainer.over else 100.0 * trainer.epoch / trainer.config.epochs
 
 
 def _say_why(run: TrainingRun) -> None:
@@ -194,7 +195,7 @@ def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> Training
     lineage = {
         "run": info.run,
         "data": prepared.digest,
-        "code": code_version(),
+        "code": code_identity(),
         "parent": config.weights,
         "parent_sha256": parent["parent_sha256"],
     }
@@ -215,10 +216,15 @@ def _first_model(
     context: StageContext, info: RunInfo, records: Sequence[Record], num_classes: int
 ) -> tuple[Detector, Mapping[str, str]]:
     """The model of a run's first attempt, with anchors that fit, and its parent's digest."""
-    config, hyp = info.config, load_hyperparameters(info.config.hyp)
-    weights = fetch_weights(config.weights, context.scratch) if config.weights else None
+    config, hyp = info.config, train_config(info).hyp
+    named = input_file(info, "weights")
+    weights = fetch_weights(named, context.scratch) if named else None
     model = first_model(
-        cfg=config.cfg, weights=weights, num_classes=num_classes, hyp=hyp, seed=config.seed
+        cfg=input_file(info, "cfg"),
+        weights=weights,
+        num_classes=num_classes,
+        hyp=hyp,
+        seed=config.seed,
     )
     _require_fitting_size(config.image_size, model.max_stride)
     if not config.noautoanchor:
@@ -256,5 +262,4 @@ def _draw_inputs(
         titles = [Path(records[i].name).name for i in batch.indices]
         path = folder / f"train_batch{number}.jpg"
         files.append(draw_batch(batch.images.numpy(), boxes, titles, names, path))
-    for path in files:
-        context.publish(path, f"plots/{path.name}")
+    context.publish_all({f"plots/{path.name}": path for path in files})

@@ -13,6 +13,7 @@ from tasks.records import Artifact, Published, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import Store, open_store
 from tasks.task_options import RETRIED
+from tasks.transfers import in_parallel
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +54,17 @@ def upload_stage(
     planned = [(artifact, key) for artifact in files if (key := bucket_key(artifact, name))]
 
     def work(context: StageContext) -> dict[str, Any]:
-        done = [_put(target, context.fetch(artifact), key) for artifact, key in planned]
+        local = in_parallel(context.fetch, [artifact for artifact, _ in planned])  # all or nothing
+        pairs = zip(local, [key for _, key in planned], strict=True)
+        done = in_parallel(lambda pair: _put(target, *pair), pairs)
         for published in done:
             log.info("published %s, %.1f MB", published.url, published.size / 1e6)
         return {"published": [asdict(published) for published in done]}
 
     def still_good(record: StageRecord) -> bool:
-        return all(target.size(p["key"]) == p["size"] for p in record.result["published"])
+        published = record.result["published"]
+        sizes = in_parallel(lambda p: target.size(p["key"]), published)
+        return sizes == [p["size"] for p in published]
 
     inputs = {
         "bucket": target.shown,

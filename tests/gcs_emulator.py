@@ -1,10 +1,13 @@
 """A Google Cloud Storage for tests, over HTTP on this machine, with faults on demand and a log.
 
-`with Emulator() as service:` serves at `service.url`, which STORAGE_EMULATOR_HOST has to say.
+`with Emulator() as service:` serves at `service.url`, which STORAGE_EMULATOR_HOST has to say;
+`python -m tests.gcs_emulator BUCKET ...` serves until SIGTERM or Ctrl-C.
 Over HTTP: POST /_faults (one fault or a list of them, the fields of `Fault`), DELETE /_faults,
 GET /_log.
 """
 
+import argparse
+import signal
 import socket
 import struct
 import sys
@@ -33,6 +36,7 @@ class Fault:
     duplicate: bool = False  # do the work twice, answer what the second says
     truncate: bool = False  # half of the body, then cut the connection
     shorten: bool = False  # half of the body, and its length says so: nobody can tell
+    keep: int = 0  # only so many bytes of the request's body arrive; 0: all of them
     stale: bool = False  # a listing tells what there was when the fault was asked for
     state: Objects = field(default_factory=dict, repr=False)
 
@@ -55,20 +59,22 @@ class Served:
     method: str
     target: str  # path and query, decoded
     status: int  # as the client sees it; 0: the connection was cut
+    span: str = ""  # Range or Content-Range of the request
+    authorization: str = ""  # with which the client came
 
 
 class Emulator:
-    """The service at a free port of 127.0.0.1, until closed."""
+    """The service until closed; without more words at a free port of 127.0.0.1."""
 
-    def __init__(self, *buckets: str) -> None:
+    def __init__(self, *buckets: str, host: str = "127.0.0.1", port: int = 0) -> None:
         self.storage = Storage()
         for bucket in buckets:
             self.storage.create_bucket(bucket)
         self.log: list[Served] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = _Server(self, host, port)
+        self.url = f"http://{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
@@ -96,6 +102,11 @@ class Emulator:
         with self._lock:
             return [x.status for x in self.log if x.method == method and match in x.target]
 
+    def spans(self, method: str, match: str = "") -> list[str]:
+        """Ranges that these requests named, in order."""
+        with self._lock:
+            return [x.span for x in self.log if x.method == method and match in x.target]
+
     def answer(self, request: Request) -> tuple[Reply, Fault]:
         """What to send, and how."""
         if request.path in ("/_faults", "/_log"):
@@ -103,6 +114,8 @@ class Emulator:
         with self._lock:
             fault = next((fault for fault in self._faults if fault.meets(request)), Fault())
         time.sleep(fault.delay)
+        if fault.keep:
+            request = replace(request, body=request.body[: fault.keep])
         if fault.stale:
             request = replace(request, listed=fault.state)
         reply = Reply(0)
@@ -113,8 +126,10 @@ class Emulator:
         if fault.status:
             reply = error_reply(fault.status, "a fault on demand")
         seen = 0 if fault.reset else reply.status
+        span = request.headers.get("Content-Range") or request.headers.get("Range", "")
+        came = request.headers.get("Authorization", "")
         with self._lock:
-            self.log.append(Served(request.method, unquote(request.target), seen))
+            self.log.append(Served(request.method, unquote(request.target), seen, span, came))
         return reply, fault
 
     def _control(self, request: Request) -> Reply:
@@ -134,10 +149,10 @@ class Emulator:
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # clients that connect at once
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(self, emulator: Emulator, host: str, port: int) -> None:
         self.emulator = emulator
         self._open: set[socket.socket] = set()  # clients keep connections for later
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((host, port), _Handler)
 
     def process_request(self, request: socket.socket, client_address: object) -> None:
         self._open.add(request)
@@ -192,3 +207,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Says nothing: there is a log."""
+
+
+def main() -> int:
+    """Serves until SIGTERM or Ctrl-C; what the buckets hold is gone then."""
+    parser = argparse.ArgumentParser(prog="python -m tests.gcs_emulator", description=main.__doc__)
+    parser.add_argument("buckets", nargs="*", metavar="BUCKET", help="a bucket to begin with")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="its port; 0, the default: a free one")
+    asked = parser.parse_args()
+    # Taken from here, not in a handler: as a container's first process it would be ignored else.
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    with Emulator(*asked.buckets, host=asked.host, port=asked.port) as service:
+        sys.stdout.write(f"export STORAGE_EMULATOR_HOST={service.url}\n")
+        sys.stdout.flush()
+        signal.sigwait(ends)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,6 @@ import email
 import hashlib
 import json
 import re
-import struct
 import sys
 import threading
 import time
@@ -21,7 +20,9 @@ from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.crc32c import crc32c
+import google_crc32c
+
+from tests.gcs_identity import PATHS, identity_reply
 
 _BLOCK = 1 << 18  # bytes; every chunk of an upload but the last is a multiple of it
 _WRITABLE = (
@@ -148,6 +149,7 @@ class Storage:
             ("DELETE", two, self._delete),
             ("POST", f"{two}/(rewriteTo|copyTo)/b/([^/]+)/o/([^/]+)", self._copy),
             ("POST", "/batch/storage/v1", self._batch),
+            ("GET|POST", PATHS, lambda request: Reply(200, *identity_reply(request.path))),
         ]
 
     def create_bucket(self, name: str) -> None:
@@ -349,8 +351,9 @@ class Storage:
     def _store(
         self, bucket: str, doc: Mapping[str, Any], data: bytes, query: Mapping[str, str]
     ) -> Object:
-        md5, crc = hashlib.md5(data, usedforsecurity=False).digest(), crc32c(data)
-        hashes = [base64.b64encode(value).decode() for value in (md5, struct.pack(">I", crc))]
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        crc = google_crc32c.value(data).to_bytes(4, "big")
+        hashes = [base64.b64encode(value).decode() for value in (md5, crc)]
         if [doc.get("md5Hash", hashes[0]), doc.get("crc32c", hashes[1])] != hashes:
             raise RefusedError(400, "The provided hash does not match that of the content.")
         name, now = doc["name"], _now()

@@ -177,6 +177,7 @@ def test_the_summary_says_where_everything_is():
     summary = RunSummary(
         run="r",
         folder="store/runs/r",
+        report="store/runs/r/report.html",
         data="store/runs/r/data/report.html",
         weights=("store/runs/r/weights/last_a.pt", "store/runs/r/weights/best_a.pt"),
         results="store/runs/r/results_a.txt",
@@ -189,6 +190,7 @@ def test_the_summary_says_where_everything_is():
     assert format_summary(summary).splitlines() == [
         "3 epochs completed in 0.012 hours.",
         "  run        store/runs/r",
+        "  report     store/runs/r/report.html",
         "  data       store/runs/r/data/report.html",
         "  weights    store/runs/r/weights/last_a.pt",
         "             store/runs/r/weights/best_a.pt",

@@ -378,7 +378,7 @@ def test_faults_and_the_log_are_served_over_http_too(plain):
     left = json.loads(plain("GET", "/_faults")[1])
     assert [(fault["status"], fault["reset"], fault["count"]) for fault in left] == [(0, True, 1)]
     log = json.loads(plain("GET", "/_log")[1])
-    assert log[-1] == {"method": "GET", "target": path, "status": 500}
+    assert log[-1].items() >= {"method": "GET", "target": path, "status": 500}.items()
     plain("DELETE", "/_faults")
     assert plain("GET", path)[0] == 200
 

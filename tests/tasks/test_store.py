@@ -368,6 +368,15 @@ def test_a_bucket_that_does_not_exist_is_refused_before_any_work():
         open_store("gs://no-such-bucket-here/x").check_writable()
 
 
+def test_bytes_beyond_the_end_of_an_object_are_none(store):
+    store.put_bytes(b"12345", "x")
+    store.put_bytes(b"", "empty")
+    assert store.read_range("x", 3, 9) == b"45"
+    assert store.read_range("x", 5, 9) == store.read_range("x", 7, 9) == b""
+    assert store.read_range("x", 2, 2) == b""
+    assert store.read_range("empty", 0, 1) == b""
+
+
 def test_every_store_error_says_where(store):
     with pytest.raises(StoreError) as caught:
         store.read_bytes("runs/1/x")

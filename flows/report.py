@@ -1,0 +1,29 @@
+"""The run card: what a person sees first in the morning, also of a night that failed."""
+
+import logging
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from tasks.records import RunInfo
+from tasks.task_options import PLAIN
+
+log = logging.getLogger(__name__)
+
+
+@task(name="report", task_run_name="report", **PLAIN)
+def report(info: RunInfo, fault: BaseException | None) -> None:
+    """Writes a run's card to the store and shows it in the UI.
+
+    It tells what happened, and must not change it: a card that fails is a warning.
+    """
+    try:
+        from tasks.card import card_markdown, write_card  # noqa: PLC0415  as little as can fail
+
+        card = write_card(info, fault)
+        text = card_markdown(info, fault)
+    except Exception as error:  # noqa: BLE001  the run's own outcome counts, whatever this is
+        log.warning("no run card: %s: %s", type(error).__name__, error)
+        return
+    create_markdown_artifact(text, key="run", description=f"Run {info.run}")
+    log.info("run card: %s", card.key)

@@ -1,0 +1,258 @@
+"""The lease of a stage: of all processes that may want to do it, one does, and others can tell.
+
+Attempts of a stage are numbered by exclusive creation, `stages/attempts/<stage>/00000001.json`; the
+newest one holds the lease while it gives signs of life, `stages/leases/<stage>/00000001.json`,
+written again and again. Its last writing says how it ended. A successor waits until then, or until
+there was no sign for a while; its number then tells the late predecessor that it is late.
+"""
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import runtime
+
+from tasks.errors import (
+    TEMPORARY,
+    DamagedObjectError,
+    MissingObjectError,
+    StoreError,
+    TransientError,
+    exit_code,
+)
+from tasks.store import Store, json_bytes
+from tasks.worker import Worker, this_worker
+
+log = logging.getLogger(__name__)
+
+LEASE = 60.0  # seconds without a sign of life after which a holder is taken for dead
+_SIGN = LEASE / 4  # between two signs
+_PATIENCE = 2 * LEASE  # to wait for a holder that lives, or may
+_LOOK = 1.0  # between two looks at it
+# The holder's clock is another machine's: only a difference that no clock has by error counts.
+_STALE = 3600.0
+
+
+class StageBusyError(TransientError):
+    """Another process does this stage, and lives."""
+
+
+class LeaseLostError(TransientError):
+    """Another attempt has begun: this one is late, and may not finish."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Lease:
+    """The right to do a stage of a run, until another attempt is begun."""
+
+    store: Store
+    folder: str  # runs/<run>/stages
+    stage: str
+    attempt: int  # from 1
+    worker: Worker
+    flow_run: str  # id of the Prefect flow run, "" outside of one
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Makes sure that no other attempt has begun.
+
+        Raises:
+            LeaseLostError: One has.
+            StoreError: The store does not say.
+        """
+        if self.store.exists(_entry(self.folder, self.stage, self.attempt + 1)):
+            raise LeaseLostError(
+                f"stage {self.stage}: attempt {self.attempt + 1} has begun while attempt "
+                f"{self.attempt} gave no sign of life; this one stops and leaves the work to it"
+            )
+
+    def sign(self, **outcome: Any) -> None:
+        """Gives a sign of life; the last one says how the attempt ended.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+        document = {
+            "worker": asdict(self.worker),
+            "flow_run": self.flow_run,
+            "renewed": _now(),
+            "ended": "",
+            **outcome,
+        }
+        self.store.put_json(document, _lease(self.folder, self.stage, self.attempt))
+
+    def keep(self) -> None:
+        """Gives signs of life until the end, in a thread of its own."""
+        while not self._over.wait(_SIGN):
+            try:
+                self.sign()
+            except StoreError as error:  # the next may arrive; until then nobody else may begin
+                log.warning("stage %s gives no sign of life: %s", self.stage, error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Says that the attempt is over and how; a store that fails now is not the caller's."""
+        self._over.set()
+        outcome: dict[str, Any] = {"ended": _now(), "exit_code": 0, "error": ""}
+        if error is not None:
+            outcome |= {
+                "exit_code": exit_code(error),
+                "error": (str(error) or type(error).__name__)[:4000],
+                "kind": type(error).__name__,
+            }
+        try:
+            self.sign(**outcome)
+        except StoreError as fault:
+            log.warning("cannot release stage %s: %s", self.stage, fault)
+
+
+@contextmanager
+def leased(store: Store, folder: str, stage: str, about: Mapping[str, Any]) -> Iterator[Lease]:
+    """Holds the lease of a stage, as its next attempt, while the block runs.
+
+    Args:
+        store: Where the run lives.
+        folder: `runs/<run>/stages`.
+        stage: Name of the stage.
+        about: What the attempt's entry says beside its worker, JSON types.
+
+    Raises:
+        StageBusyError: Another process holds it and lives.
+        StoreError: The store failed.
+    """
+    lease = _acquire(store, folder, stage, about)
+    keeper = threading.Thread(target=lease.keep, name=f"lease of {stage}", daemon=True)
+    keeper.start()
+    try:
+        yield lease
+    except BaseException as error:
+        lease.end(error)
+        raise
+    else:
+        lease.end(None)
+    finally:
+        keeper.join(_SIGN)
+
+
+def end_for(store: Store, folder: str, stage: str, flow_run: str, error: str) -> None:
+    """Says that the newest attempt is over on behalf of a process that no longer can.
+
+    Args:
+        store: Where the run lives.
+        folder: `runs/<run>/stages`.
+        stage: Name of the stage.
+        flow_run: The flow run that is known to have ended; attempts of others stay as they are.
+        error: What is known of its end.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    sign = outcome(store, folder, stage)
+    if sign is None or sign.get("flow_run") != flow_run or sign["ended"]:
+        return
+    attempt = sign.pop("attempt")
+    end = {"ended": _now(), "exit_code": TEMPORARY, "error": error, "kind": "killed"}
+    store.put_json({**sign, **end}, _lease(folder, stage, attempt))
+
+
+def outcome(store: Store, folder: str, stage: str) -> dict[str, Any] | None:
+    """Last sign of the newest attempt of a stage, with its number; None if there is none."""
+    newest = store.newest_pointer(f"{folder}/attempts/{stage}")
+    if newest is None:
+        return None
+    return {"attempt": newest[0], **(_read(store, _lease(folder, stage, newest[0])) or {})}
+
+
+def _acquire(store: Store, folder: str, stage: str, about: Mapping[str, Any]) -> Lease:
+    worker, flow_run = this_worker(), str(runtime.flow_run.id or "")
+    while True:
+        newest = store.newest_pointer(f"{folder}/attempts/{stage}")
+        number, entry = newest or (0, {})
+        if newest:
+            _wait(store, folder, stage, number, entry)
+        entry = {**about, "worker": asdict(worker), "flow_run": flow_run, "started": _now()}
+        entry["claim"] = uuid.uuid4().hex  # a claim is told by its bytes, and threads share the rest
+        if store.claim(json_bytes(entry), _entry(folder, stage, number + 1)):
+            break  # otherwise another one was quicker: look at it
+    lease = Lease(
+        store=store,
+        folder=folder,
+        stage=stage,
+        attempt=number + 1,
+        worker=worker,
+        flow_run=flow_run,
+    )
+    lease.sign()
+    return lease
+
+
+def _wait(store: Store, folder: str, stage: str, number: int, entry: Mapping[str, Any]) -> None:
+    """Returns when an attempt is over, or has given no sign of life for long enough.
+
+    Raises:
+        StageBusyError: It goes on giving signs.
+    """
+    begun = changed = time.monotonic()
+    before: Any = None
+    told = False
+    key = _lease(folder, stage, number)
+    while True:
+        sign = _read(store, key) or {**entry, "renewed": entry.get("started", ""), "ended": ""}
+        now = time.monotonic()
+        if sign != before:
+            before, changed = sign, now
+        if _is_over(sign) or now - changed > LEASE:
+            return
+        where = _worker(sign).where if "worker" in sign else "another process"
+        since = f"{where}, since {entry.get('started', 'a while')}"
+        if now - begun > _PATIENCE:
+            raise StageBusyError(
+                f"stage {stage} is being done by {since}; wait for it to finish, or stop it first"
+            )
+        if not told:
+            told = True
+            log.info("stage %s is held by %s; it is waited for, %.0f s of silence at most",
+                     stage, since, LEASE)  # fmt: skip
+        time.sleep(_LOOK)
+
+
+def _is_over(sign: Mapping[str, Any]) -> bool:
+    if sign["ended"] or "worker" not in sign:  # earlier versions had no leases
+        return True
+    return _worker(sign).is_gone() or _age(sign["renewed"]) > _STALE
+
+
+def _worker(sign: Mapping[str, Any]) -> Worker:
+    return Worker(**sign["worker"])
+
+
+def _age(stamp: str) -> float:
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
+    except ValueError:
+        return 0.0
+
+
+def _read(store: Store, key: str) -> dict[str, Any] | None:
+    try:
+        return store.read_json(key)
+    except (MissingObjectError, DamagedObjectError, json.JSONDecodeError):
+        return None
+
+
+def _entry(folder: str, stage: str, attempt: int) -> str:
+    return f"{folder}/attempts/{stage}/{attempt:08d}.json"
+
+
+def _lease(folder: str, stage: str, attempt: int) -> str:
+    return f"{folder}/leases/{stage}/{attempt:08d}.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
