@@ -40,7 +40,7 @@ def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B00
     try:
         for stage in wanted:
             _run(stage, info)
-    except Exception as error:
+    except BaseException as error:  # SIGTERM too: the morning wants to know
         report(info, error)
         raise
     report(info, None)

@@ -177,7 +177,9 @@ def _acquire(store: Store, folder: str, stage: str, about: Mapping[str, Any]) ->
         if newest:
             _wait(store, folder, stage, number, entry)
         entry = {**about, "worker": asdict(worker), "flow_run": flow_run, "started": _now()}
-        entry["claim"] = uuid.uuid4().hex  # a claim is told by its bytes, and threads share the rest
+        entry["claim"] = (
+            uuid.uuid4().hex
+        )  # a claim is told by its bytes, and threads share the rest
         if store.claim(json_bytes(entry), _entry(folder, stage, number + 1)):
             break  # otherwise another one was quicker: look at it
     lease = Lease(

@@ -87,10 +87,20 @@ CORE = (
     "data_counts",
     "data_report",
     "histogram_svg",
+    "line_chart_svg",
     "report_style",
+    "page",
     "report_html",
     "report_markdown",
     "report_samples",
+    "run_card_changes",
+    "run_card_style",
+    "run_card_pictures",
+    "run_card_objects",
+    "run_card_progress",
+    "run_card_timing",
+    "run_card",
+    "run_card_markdown",
 )
 WITH_TORCH = (
     *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
@@ -102,7 +112,7 @@ NEVER_IN_THE_CORE = ("prefect", "fsspec", "gcsfs", "google")
 # A new option is a visible difference here.
 RETRAIN_FIELDS = """
     data single_cls cache_images rect image_weights max_rejected max_leakage max_drift name bucket
-    store run resume device workers seed nosave save_period notest test_time_augmentation cfg
+    store run run_on resume device workers seed nosave save_period notest test_time_augmentation cfg
     weights freeze noautoanchor epochs patience batch_size image_size multi_scale quad hyp
     optimizer lr_curve iou autobalance
 """
@@ -116,7 +126,9 @@ _MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:work|root|home|Users|mnt|private)/
 _RUNS_TEXT = re.compile(
     r"eval|exec|compile|__import__|os\.system|os\.popen|c?[pP]ickle\.(load|loads|Unpickler)"
 )
-_HOST = re.compile(r"https?://(?!127\.0\.0\.1|localhost|storage/b\b)")
+# where a person opens an object of a bucket; nothing here asks that page
+_OPENED_BY_PEOPLE = r"storage\.cloud\.google\.com/"
+_HOST = re.compile(rf"https?://(?!127\.0\.0\.1|localhost|storage/b\b|\{{|{_OPENED_BY_PEOPLE})")
 
 
 def sources(*folders: str) -> list[Path]:

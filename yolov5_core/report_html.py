@@ -1,20 +1,13 @@
-"""A data report as one page that needs nothing else, the most important first, and in short.
+"""A data report as one page that needs nothing else, the most important first, and in short."""
 
-Texts of the report come from file names and labels of strangers: only `Safe` reaches the page as it
-is, everything else is escaped.
-"""
-
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from yolov5_core.data_counts import printable
 from yolov5_core.drift import percent
 from yolov5_core.histogram_svg import CHARTS, draw_histogram
-from yolov5_core.report_style import STYLE
+from yolov5_core.page import Safe, badge, bullets, figures, page, paragraph, safe, section, table
 
-_LONGEST = 400  # characters of one text
 _SHOWN_CLASSES = 200
 _SHOWN_CHANGES = 10
 _OPEN_AT_MOST = 10  # faults of a kind that are shown without a click
@@ -29,12 +22,6 @@ _GATES = {
     "max_leakage": "Validation pictures that are in training",
     "max_drift": "Drift from the previous accepted set",
 }
-
-
-class Safe(str):
-    """HTML that we made: it may go into a page as it is."""
-
-    __slots__ = ()
 
 
 def report_html(report: Mapping[str, Any], samples: Sequence[tuple[str, str]]) -> str:
@@ -55,64 +42,9 @@ def report_html(report: Mapping[str, Any], samples: Sequence[tuple[str, str]]) -
         _classes(report),
         _histograms(report),
         _samples(samples),
-        _section("How the data was read", _list(report["understood"])),
+        section("How the data was read", bullets(report["understood"])),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def _safe(value: str | float) -> Safe:
-    """A value for the page: counts with commas, shares in percent, texts escaped."""
-    if isinstance(value, Safe):
-        return value
-    if isinstance(value, int):
-        return Safe(f"{value:,}")
-    if isinstance(value, float):
-        return Safe(html.escape(percent(value)))
-    return Safe(html.escape(printable(value, _LONGEST)))
-
-
-def _table(
-    head: Sequence[str], rows: Iterable[Sequence[str | float]], style: str = "counted"
-) -> Safe:
-    """Rows of cells; numbers are set to the right, as is the head of a column of numbers."""
-    cells = [list(row) for row in rows]
-    is_number = [isinstance(cell, int | float) for cell in cells[0]] if cells else []
-    is_number += [False] * (len(head) - len(is_number))
-    lines = [(head, "th"), *((row, "td") for row in cells)]
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<{tag}{' class=n' if right else ''}>{_safe(cell)}</{tag}>"
-            for cell, right in zip(row, is_number, strict=True)
-        )
-        + "</tr>"
-        for row, tag in lines
-    )
-    return Safe(f'<div class="wide"><table class="{style}">{body}</table></div>')
-
-
-def _list(items: Iterable[str]) -> Safe:
-    return Safe("<ul>" + "".join(f"<li>{_safe(item)}</li>" for item in items) + "</ul>")
-
-
-def _section(title: str, *parts: str) -> Safe:
-    return Safe(f"<section><h2>{_safe(title)}</h2>{''.join(map(_safe, parts))}</section>")
-
-
-def _paragraph(text: str) -> Safe:
-    return Safe(f'<p class="pale">{_safe(text)}</p>')
-
-
-def _badge(text: str, style: str) -> Safe:
-    return Safe(f'<span class="badge {style}">{_safe(text)}</span>')
+    return page(title, sections)
 
 
 def _meter(value: float, limit: float) -> Safe:
@@ -132,8 +64,8 @@ def _header(report: Mapping[str, Any]) -> Safe:
         for v in ("stop", "warn", "pass")
     )
     return Safe(
-        f'<header><div class="over">Data report</div><h1>{_safe(report["source"])}</h1>'
-        f"<p>{_badge(verdict.upper(), verdict)} {_VERDICTS[verdict]}</p>"
+        f'<header><div class="over">Data report</div><h1>{safe(report["source"])}</h1>'
+        f"<p>{badge(verdict.upper(), verdict)} {_VERDICTS[verdict]}</p>"
         f'{stop}{warn}<div class="grid">{quiet}</div></header>'
     )
 
@@ -142,20 +74,20 @@ def _gate(gate: Mapping[str, Any]) -> Safe:
     verdict = gate["verdict"]
     number = (
         f'<h3>{_GATES[gate["name"]]}</h3><div class="head"><span class="big">'
-        f"{_gate_value(gate, 'value')}</span>{_badge(verdict, verdict)}</div>"
+        f"{_gate_value(gate, 'value')}</span>{badge(verdict, verdict)}</div>"
         f"{_meter(gate['value'], gate['threshold'])}"
         f'<div class="over">{gate["name"]} {_gate_value(gate, "threshold")}</div>'
     )
     if verdict == "pass":
         return Safe(f'<div class="card gate pass">{number}</div>')
-    words = f"{_list(gate['offenders'])}<p><b>What to do:</b> {_safe(gate['fix'])}.</p>"
+    words = f"{bullets(gate['offenders'])}<p><b>What to do:</b> {safe(gate['fix'])}.</p>"
     return Safe(f'<div class="card gate {verdict}"><div>{number}</div><div>{words}</div></div>')
 
 
 def _gate_value(gate: Mapping[str, Any], key: str) -> Safe:
     """Drift is a distance, the others are shares."""
     value = float(gate[key])
-    return Safe(f"{value:.3g}") if gate["name"] == "max_drift" else _safe(value)
+    return Safe(f"{value:.3g}") if gate["name"] == "max_drift" else safe(value)
 
 
 def _numbers(report: Mapping[str, Any]) -> Safe:
@@ -169,8 +101,8 @@ def _numbers(report: Mapping[str, Any]) -> Safe:
         ("without any box", _total(splits, "background"), _of_splits(splits, "background")),
     )
     cards = "".join(
-        f'<div class="card"><div class="over">{what}</div><div class="big">{_safe(count)}</div>'
-        f'<div class="over">{_safe(remark)}</div></div>'
+        f'<div class="card"><div class="over">{what}</div><div class="big">{safe(count)}</div>'
+        f'<div class="over">{safe(remark)}</div></div>'
         for what, count, remark in tiles
     )
     return Safe(f'<div class="grid tiles">{cards}</div>')
@@ -187,7 +119,7 @@ def _of_splits(splits: Mapping[str, Mapping[str, int]], key: str) -> str:
 def _drift(report: Mapping[str, Any]) -> Safe:
     title, moved = "What changed", report["drift"]
     if not moved:
-        return _section(title, _paragraph("There is no previous accepted set to compare with."))
+        return section(title, paragraph("There is no previous accepted set to compare with."))
     limit = next(gate["threshold"] for gate in report["gates"] if gate["name"] == "max_drift")
     aspects = [
         (
@@ -210,21 +142,21 @@ def _drift(report: Mapping[str, Any]) -> Safe:
         f"Against the previous accepted set of {moved['pictures_before']:,} pictures; 0 is no "
         "change, 1 is nothing in common. The fewer boxes or pictures (n), the more of it is chance."
     )
-    parts = [_paragraph(explained), _table(head, aspects)]
+    parts = [paragraph(explained), table(head, aspects)]
     if classes:
-        parts.append(_table(("share of the boxes", "before", "now", "change"), classes))
-    return _section(title, *parts)
+        parts.append(table(("share of the boxes", "before", "now", "change"), classes))
+    return section(title, *parts)
 
 
 def _faults(faults: Mapping[str, Any]) -> Safe:
     title = f"Faults: {faults['total']:,}"
     if not faults["total"]:
-        return _section(title, _paragraph("Every picture and every label row is used as it is."))
+        return section(title, paragraph("Every picture and every label row is used as it is."))
     listed = {k: list(group) for k, group in groupby(faults["listed"], key=lambda f: f["kind"])}
     parts = [_fault_kind(kind, listed.get(kind["kind"], [])) for kind in faults["by_kind"]]
     if faults["more"]:
-        parts.append(_paragraph(f"{faults['more']:,} more are counted here but not listed."))
-    return _section(title, *parts)
+        parts.append(paragraph(f"{faults['more']:,} more are counted here but not listed."))
+    return section(title, *parts)
 
 
 def _fault_kind(kind: Mapping[str, Any], listed: Sequence[Mapping[str, str]]) -> Safe:
@@ -232,9 +164,9 @@ def _fault_kind(kind: Mapping[str, Any], listed: Sequence[Mapping[str, str]]) ->
     rows = [(fault["image"], fault["where"], fault["reason"]) for fault in listed]
     return Safe(
         f'<details{is_open}><summary><b class="n">{kind["count"]:,}</b>'
-        f"<span>{_safe(kind['kind'])}</span>{_badge(kind['effect'], _BADGES[kind['effect']])}"
-        f"<span>{_safe(kind['action'])}</span></summary>"
-        f"{_table(('picture', 'where', 'reason'), rows, 'listed')}</details>"
+        f"<span>{safe(kind['kind'])}</span>{badge(kind['effect'], _BADGES[kind['effect']])}"
+        f"<span>{safe(kind['action'])}</span></summary>"
+        f"{table(('picture', 'where', 'reason'), rows, 'listed')}</details>"
     )
 
 
@@ -247,7 +179,7 @@ def _similar(report: Mapping[str, Any]) -> Safe:
         found = report[key]
         rows = [(pair["val"], pair["train"]) for pair in found["listed"]]
         summary = f"{found['pictures']:,} {what} ({percent(found['share'])})"
-        parts.append(_details(summary, _table(("validation", "training"), rows, "listed"), found))
+        parts.append(_details(summary, table(("validation", "training"), rows, "listed"), found))
     for key, what in (
         ("copies", "copies of one file"),
         ("look_alikes", "pictures that look alike"),
@@ -258,18 +190,18 @@ def _similar(report: Mapping[str, Any]) -> Safe:
             for group in found["listed"]
         ]
         summary = f"{found['groups']:,} groups of {what}, {found['pictures']:,} pictures"
-        parts.append(_details(summary, _list(names), found))
+        parts.append(_details(summary, bullets(names), found))
     explained = "Copies in validation flatter the score. Look-alikes are a hint, and stop nothing."
-    return _section("Copies and look-alikes", _paragraph(explained), *parts)
+    return section("Copies and look-alikes", paragraph(explained), *parts)
 
 
 def _details(summary: str, body: Safe, found: Mapping[str, Any]) -> Safe:
     if not found["listed"]:
-        return Safe(f'<p class="pale none">{_safe(summary)}</p>')
-    missing = _paragraph(f"{found['more']:,} more") if found["more"] else ""
+        return Safe(f'<p class="pale none">{safe(summary)}</p>')
+    missing = paragraph(f"{found['more']:,} more") if found["more"] else ""
     is_leak = "share" in found
     is_open = " open" if is_leak and len(found["listed"]) <= _OPEN_AT_MOST else ""
-    head = f'<summary class="line">{_safe(summary)}</summary>'
+    head = f'<summary class="line">{safe(summary)}</summary>'
     return Safe(f"<details{is_open}>{head}{body}{missing}</details>")
 
 
@@ -277,7 +209,7 @@ def _remarks(remarks: Sequence[Mapping[str, Any]]) -> Safe:
     if not remarks:
         return Safe("")
     rows = [(r["count"], r["what"], r["why"], ", ".join(r["examples"])) for r in remarks]
-    return _section("Odd, but used", _table(("", "", "why it matters", "for example"), rows))
+    return section("Odd, but used", table(("", "", "why it matters", "for example"), rows))
 
 
 def _classes(report: Mapping[str, Any]) -> Safe:
@@ -300,10 +232,10 @@ def _classes(report: Mapping[str, Any]) -> Safe:
         *("class", "train boxes", "share", "pictures", "val boxes", "share", "pictures"),
         Safe(f"{_key('train', 'train')} {_key('val', 'val')}"),
     )
-    parts = [_table(head, rows)]
+    parts = [table(head, rows)]
     if len(classes) > len(rows):
-        parts.append(_paragraph(f"{len(classes) - len(rows):,} classes with fewer boxes"))
-    return _section(f"Classes: {len(classes):,}", *parts)
+        parts.append(paragraph(f"{len(classes) - len(rows):,} classes with fewer boxes"))
+    return section(f"Classes: {len(classes):,}", *parts)
 
 
 def _key(style: str, text: str) -> Safe:
@@ -317,21 +249,16 @@ def _histograms(report: Mapping[str, Any]) -> Safe:
         for name, chart in CHARTS.items()
     )
     sizes = [(f"{s['width']} x {s['height']}", s["pictures"]) for s in report["sizes"]["listed"]]
-    table = _table(("most frequent sizes", "pictures"), sizes)
+    frequent = table(("most frequent sizes", "pictures"), sizes)
     keys = [_key("train", "training"), _key("val", "validation")]
     if report["drift"]:
         keys.append(_key("previous", "previous accepted set"))
-    return _section(
+    return section(
         "Distributions",
         Safe(f'<p class="pale">Each in shares of its own set. {" ".join(keys)}</p>'),
-        Safe(f'<div class="grid">{charts}<div class="card">{table}</div></div>'),
+        Safe(f'<div class="grid">{charts}<div class="card">{frequent}</div></div>'),
     )
 
 
 def _samples(samples: Sequence[tuple[str, str]]) -> Safe:
-    figures = "".join(
-        f'<figure><img src="{html.escape(uri)}" alt=""><figcaption>{_safe(caption)}</figcaption>'
-        "</figure>"
-        for caption, uri in samples
-    )
-    return _section("Samples", Safe(f'<div class="grid">{figures}</div>')) if samples else Safe("")
+    return section("Samples", figures(samples)) if samples else Safe("")

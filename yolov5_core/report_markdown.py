@@ -14,20 +14,20 @@ _OFFENDERS = 3  # of a gate
 # What makes markup, and links of addresses; an underscore within a word makes none.
 _MARKUP = re.compile(r"([\\`*\[\]<>|!~&#$@]|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_]))")
 
-_Plain = Callable[[str], str]
+Plain = Callable[[str], str]
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
     """Verdict, counts, faults and drift in at most 5000 bytes, however long the names are."""
     text = ""
     for rows in range(_ROWS, -1, -1):  # fewer rows and shorter texts until it fits
-        text = "\n".join(_lines(report, rows, partial(_plain, longest=40 + 6 * rows))) + "\n"
+        text = "\n".join(_lines(report, rows, partial(plain_text, longest=40 + 6 * rows))) + "\n"
         if len(text.encode()) <= _MAX_BYTES:
             break
     return text
 
 
-def _lines(report: Mapping[str, Any], rows: int, plain: _Plain) -> Iterable[str]:
+def _lines(report: Mapping[str, Any], rows: int, plain: Plain) -> Iterable[str]:
     yield f"# Data: {report['verdict']}\n"
     yield f"{plain(report['source'])}\n"
     for gate in report["gates"]:
@@ -44,27 +44,27 @@ def _lines(report: Mapping[str, Any], rows: int, plain: _Plain) -> Iterable[str]
         f"or changed, {pictures['removed']:,} gone, {pictures['left_out']:,} left out.\n"
     )
     counts = [(s, c["pictures"], c["background"], c["boxes"]) for s, c in report["splits"].items()]
-    yield from _table(("", "pictures", "without box", "boxes"), counts, plain)
+    yield from markdown_table(("", "pictures", "without box", "boxes"), counts, plain)
     yield "\n## What changed\n"
     if report["drift"]:
         aspects = [
             (a["name"], f"{a['value']:.3g}", a["change"]) for a in report["drift"]["aspects"]
         ]
-        yield from _table(("", "distance", "where it is largest"), aspects, plain)
+        yield from markdown_table(("", "distance", "where it is largest"), aspects, plain)
     else:
         yield "There is no previous accepted set to compare with."
     yield from _faults(report["faults"], rows, plain)
 
 
-def _faults(faults: Mapping[str, Any], rows: int, plain: _Plain) -> Iterable[str]:
+def _faults(faults: Mapping[str, Any], rows: int, plain: Plain) -> Iterable[str]:
     yield f"\n## Faults: {faults['total']:,}\n"
     if not faults["total"]:
         return
     kinds = faults["by_kind"][: max(rows, _FEWEST_KINDS)]
-    yield from _table(
+    yield from markdown_table(
         ("count", "kind", "effect", "what to do"),
         [(k["count"], k["kind"], k["effect"], k["action"]) for k in kinds],
-        partial(_plain, longest=100),
+        partial(plain_text, longest=100),
     )
     listed = faults["listed"][:rows]
     yield ""
@@ -73,9 +73,10 @@ def _faults(faults: Mapping[str, Any], rows: int, plain: _Plain) -> Iterable[str
         yield f"- and {faults['total'] - len(listed):,} more on the report's page"
 
 
-def _table(
-    head: Sequence[str], rows: Iterable[Sequence[str | int]], plain: _Plain
+def markdown_table(
+    head: Sequence[str], rows: Iterable[Sequence[str | int]], plain: Plain
 ) -> Iterable[str]:
+    """Lines of a table; texts go through `plain`, numbers get commas."""
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"
     for row in rows:
@@ -83,6 +84,6 @@ def _table(
         yield f"| {' | '.join(cells)} |"
 
 
-def _plain(text: str, longest: int) -> str:
+def plain_text(text: str, longest: int) -> str:
     """Text that Markdown shows as it is."""
     return _MARKUP.sub(r"\\\1", printable(text, longest))
