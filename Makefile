@@ -1,6 +1,9 @@
 # make run    train a detector on a drawn picture set, or on yours: make run DATA=pictures/data.yaml
 # make test   every test that needs no GPU and no cloud
 # make check  format, lint, types, architecture
+# make images build the images that stages run in (needs a Docker Engine)
+# make up     Prefect's server and workers on this machine, every night at 02:00; make down ends them
+# make status what runs, what runs next, how the last run ended
 # make bench  the benchmarks (BENCH_DATA=path/to/data.yaml adds those on real pictures)
 # make lock   write the locks anew from pyproject.toml
 
@@ -25,12 +28,26 @@ endif
 # anything else the command knows, as in ARGS="--cfg s --weights yolov5s.pt --device 0"
 ARGS ?=
 
-.PHONY: run test check bench lock clean
+.PHONY: run images up down status test check bench lock clean
 
 run: $(VENV)/.runtime
 	$(BIN)/yolov5-retrain --data "$(DATA)" --store "$(STORE)" --epochs $(EPOCHS) \
 		--image-size $(IMAGE_SIZE) --hyp "$(HYP)" $(if $(NAME),--name "$(NAME)") \
 		$(if $(BUCKET),--bucket "$(BUCKET)") $(ARGS)
+
+# IMAGE_ARGS: --build-arg BASE=... for another base image, TORCH=... for another build of torch
+IMAGE_ARGS ?=
+images:
+	set -e; for target in emulator cpu train; do \
+		docker build --network host --file containers/Dockerfile --target $$target \
+			--tag yolov5-retrain:$$target --build-arg VERSION=$(VERSION) \
+			--build-arg REVISION=$(REVISION) $(IMAGE_ARGS) .; done
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+
+# settings of the server (docs/server.md) may stand in a file .env
+up down status: $(VENV)/.runtime
+	@set -a; test ! -f .env || . ./.env; $(BIN)/python -m flows.server $@
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not gpu and not bench"

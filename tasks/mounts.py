@@ -15,7 +15,8 @@ from yolov5_core.config import ConfigError
 from yolov5_core.data_yaml import read_data_yaml
 
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
-_EMULATOR = "STORAGE_EMULATOR_HOST"
+# the same bytes of weights need the same number of threads
+_PASSED_ON = (CREDENTIALS, "STORAGE_EMULATOR_HOST", "OMP_NUM_THREADS")
 _PUBLISHES = ("train", "upload")
 
 
@@ -60,7 +61,7 @@ def require_reachable(config: RetrainConfig) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {key: os.environ[key] for key in (CREDENTIALS, _EMULATOR) if os.environ.get(key)}
+    return {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}
 
 
 def _read(stage: str, config: RetrainConfig) -> Sequence[Path]:

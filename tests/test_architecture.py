@@ -127,8 +127,8 @@ _RUNS_TEXT = re.compile(
     r"eval|exec|compile|__import__|os\.system|os\.popen|c?[pP]ickle\.(load|loads|Unpickler)"
 )
 # where a person opens an object of a bucket; nothing here asks that page
-_OPENED_BY_PEOPLE = r"storage\.cloud\.google\.com/"
-_HOST = re.compile(rf"https?://(?!127\.0\.0\.1|localhost|storage/b\b|\{{|{_OPENED_BY_PEOPLE})")
+_OPENED_BY_PEOPLE = r"storage\.cloud\.google\.com[/\"]"
+_HOST = re.compile(rf"https?://(?!127\.0\.0\.1|localhost|storage/b\b|[{{\"]|{_OPENED_BY_PEOPLE})")
 
 
 def sources(*folders: str) -> list[Path]:

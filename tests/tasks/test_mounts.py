@@ -12,7 +12,7 @@ BUCKETS = {"store": "gs://models/retrain", "bucket": "gs://models", "data": "gs:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -1,0 +1,146 @@
+"""Runs that the server starts: on time, one at a time, whatever is killed meanwhile."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+
+from tasks.run import newest_run
+from tasks.store import open_store
+from tests.end_to_end.conftest import tiny_config
+from tests.stack import SILENCE_S, Stack, stack
+
+pytestmark = pytest.mark.slow
+LONG = 2000  # epochs that nobody waits for
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with stack(tmp_path_factory.mktemp("up")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def one_server_and_unchanged_settings() -> None:
+    """These tests have a server of their own, not the one of the folder."""
+
+
+def running_in(served: Stack, run: UUID, timeout_s: float = 60) -> int:
+    """Waits until a run trains and returns the id of its process."""
+
+    def trains() -> bool:
+        parents = FlowRunFilterParentFlowRunId(any_=[run])
+        with served.client() as client:
+            found = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parents))
+        return any(part.name.startswith("train ") for part in found)
+
+    served.wait(timeout_s, trains, f"run {run} to train")
+    return int(served.flow_run(run).infrastructure_pid or 0)
+
+
+def cancel(served: Stack, run: UUID) -> None:
+    with served.client() as client:
+        client.request(
+            "POST",
+            "/flow_runs/{id}/set_state",
+            path_params={"id": run},
+            json={"state": {"type": "CANCELLING"}},
+        )
+    assert served.finished(run, 60).is_cancelled()
+
+
+def test_the_cron_schedule_makes_runs_and_the_server_logs_no_error(served):
+    def scheduled() -> int:
+        with served.client() as client:
+            nightly = client.read_deployment_by_name("retrain/nightly")
+            types = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+            return len(
+                client.read_flow_runs(
+                    flow_run_filter=FlowRunFilter(
+                        deployment_id=FlowRunFilterDeploymentId(any_=[nightly.id]),
+                        state=FlowRunFilterState(type=types),
+                    )
+                )
+            )
+
+    served.wait(90, scheduled, "a scheduled nightly run")
+    assert "ERROR" not in served.log("server")
+
+
+def test_a_second_nightly_run_is_cancelled_and_the_first_goes_on(served, data, tmp_path):
+    config = tiny_config(data, tmp_path, epochs=LONG)
+    first = served.run("retrain/nightly", config)
+    running_in(served, first)
+    second = served.finished(served.run("retrain/nightly", config), 30)
+    assert second.is_cancelled()
+    assert second.message == "Deployment concurrency limit reached."
+    assert served.state(first).is_running()
+    cancel(served, first)
+
+
+def test_a_killed_worker_is_back_within_seconds_and_takes_the_next_run(served, data, tmp_path):
+    before = served.pids()["worker-orchestrator"]
+    served.kill("worker-orchestrator")
+    served.wait(10, lambda: served.pids()["worker-orchestrator"] not in (0, before), "a new worker")
+    run = served.run("retrain/on-demand", tiny_config(data, tmp_path))
+    assert served.finished(run, 90).is_completed()
+    assert newest_run(open_store(str(tmp_path / "store")))
+
+
+def test_a_run_outlives_the_death_of_its_server(served, data, tmp_path):
+    run = served.run("retrain/on-demand", tiny_config(data, tmp_path, epochs=8))
+    running_in(served, run)
+    before = served.pids()["server"]
+    served.kill("server")
+    served.wait(10, lambda: served.pids()["server"] not in (0, before), "a new server")
+    served.wait(60, lambda: served.state(run).is_running(), "the new server to answer")
+    assert served.finished(run, 120).is_completed()
+
+
+def test_a_run_without_heartbeats_is_crashed(served, data, tmp_path):
+    run = served.run("retrain/on-demand", tiny_config(data, tmp_path, epochs=LONG))
+    process = running_in(served, run)
+    served.kill("worker-orchestrator")  # else it would report its process's end at once
+    os.kill(process, signal.SIGKILL)
+    killed = time.monotonic()
+    state = served.finished(run, SILENCE_S + 60)
+    assert state.is_crashed()
+    assert state.message == f"no heartbeat for {SILENCE_S} s: the process or its machine is gone"
+    assert time.monotonic() - killed < SILENCE_S + 30
+
+
+def test_taking_the_server_down_cancels_what_runs_and_up_finds_it_so(served, data, tmp_path):
+    run = served.run("retrain/on-demand", tiny_config(data, tmp_path, epochs=LONG))
+    process = running_in(served, run)
+    done = served.command("down")
+    assert done.returncode == 0
+    assert "cancelled" in done.stdout
+    assert not Path(f"/proc/{process}").exists()
+    assert served.command("up").returncode == 0
+    assert served.state(run).is_cancelled()
+
+
+def test_after_a_power_cut_up_says_that_the_run_is_dead(served, data, tmp_path):
+    run = served.run("retrain/nightly", tiny_config(data, tmp_path, epochs=LONG))
+    process = running_in(served, run)
+    supervisord = int((served.site.state / "supervisord.pid").read_text())
+    for pid in (supervisord, *served.pids().values(), process):
+        os.kill(pid, signal.SIGKILL)
+    done = served.command("up")
+    assert done.returncode == 0, done.stderr
+    assert served.state(run).is_crashed()
+    assert served.state(run).message == "its process ended with the machine or the server"
+    follower = served.run("retrain/nightly", tiny_config(data, tmp_path / "next"))
+    assert served.finished(follower, 90).is_completed()  # the slot of the night is free again
