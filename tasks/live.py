@@ -83,9 +83,9 @@ def epoch_rows(history: Sequence[tuple[ResultsRow, float]]) -> list[dict[str, An
         rows.append(
             {
                 "epoch": f"{row.epoch + 1}/{row.epochs}",
+                "best": "best" if number == best and evaluated else "",
                 **_rounded(("box", "obj", "cls"), row.losses[:3]),
                 **(_rounded(_COLUMNS, row.results) if evaluated else dict.fromkeys(_COLUMNS, "")),
-                "best": "best" if number == best and evaluated else "",
                 "seconds": round(ended - history[number - 1][1], 1) if number else "",
             }
         )
