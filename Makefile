@@ -35,7 +35,8 @@ run: $(VENV)/.runtime
 		--image-size $(IMAGE_SIZE) --hyp "$(HYP)" $(if $(NAME),--name "$(NAME)") \
 		$(if $(BUCKET),--bucket "$(BUCKET)") $(ARGS)
 
-# IMAGE_ARGS: --build-arg BASE=... for another base image, TORCH=... for another build of torch
+# IMAGE_ARGS="--build-arg BASE=..." another base image, CUDA=1 torch with its CUDA libraries,
+# TORCH_INDEX=... where pip shall find another build of torch
 IMAGE_ARGS ?=
 images:
 	set -e; for target in emulator cpu train; do \

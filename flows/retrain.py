@@ -31,10 +31,12 @@ def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B00
     """
     stages.show_our_logs()
     preflight(config)
+    if config.run_on != "here":
+        require_deployments(config)
     started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     info = begin_run(config, started)
     log.info("run %s in %s", info.run, open_store(info.config.store).url(run_key(info.run, "")))
-    if info.config.run_on != "here":
+    if info.config.run_on != config.run_on:  # it goes on where it began
         require_deployments(info.config)
     wanted = [stage for stage in STAGES if stage != "upload" or info.config.bucket]
     try:

@@ -183,7 +183,7 @@ def _wait(stage: str, child: FlowRun, run_on: str) -> FlowRun:
     Raises:
         StageInterruptedError: No worker takes it, or Prefect's server stays away.
     """
-    begun, told, seen, child_id = time.monotonic(), False, "", child.id
+    since, told, seen, child_id = time.monotonic(), False, "", child.id
     while True:
         child = _patiently(lambda client: client.read_flow_run(child_id))
         state = child.state
@@ -192,11 +192,13 @@ def _wait(stage: str, child: FlowRun, run_on: str) -> FlowRun:
             seen = state.name or ""
         if state and state.is_final():
             return child
-        waited = time.monotonic() - begun
-        if state and state.is_scheduled() and waited > _TELL and not told:
+        if not (state and state.is_scheduled()):  # it may be again: its pod was evicted
+            since = time.monotonic()
+        waited = time.monotonic() - since
+        if waited > _TELL and not told:
             told = True
             log.warning("stage %s waits for a worker of %s; `make up` starts one", stage, run_on)
-        if state and state.is_scheduled() and waited > _UNSTARTED:
+        if waited > _UNSTARTED:
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(child.id, Cancelling())
             raise StageInterruptedError(
@@ -235,7 +237,7 @@ def _failure(stage: str, info: RunInfo, child: FlowRun) -> StageFailedError:
         return StageCancelledError(f"stage {stage}: its flow run {child.name} was cancelled")
     store, folder = open_store(info.config.store), run_key(info.run, "stages")
     if state.is_crashed():  # its worker saw it end: the next attempt need not wait for silence
-        end_for(store, folder, stage, str(child.id), f"killed: {state.message}")
+        end_for(store, folder, stage, str(child.id), state.message or "no word of why")
     found = outcome(store, folder, stage) or {}
     if found.get("flow_run") == str(child.id) and found.get("ended"):
         code, text = found["exit_code"], found["error"]

@@ -81,7 +81,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _is_transient(error: BaseException) -> bool:
     known = TransientError | ConnectionError | TimeoutError | MemoryError
     full = isinstance(error, OSError) and error.errno in _FULL
-    return full or isinstance(error, known) or type(error).__name__ in _TRANSIENT_NAMES
+    # torch raises it anywhere, from a signal handler; after SIGTERM workers may die before us
+    lost = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+    return full or lost or isinstance(error, known) or type(error).__name__ in _TRANSIENT_NAMES
 
 
 def _is_ours(error: BaseException) -> bool:

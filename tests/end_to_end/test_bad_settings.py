@@ -32,6 +32,11 @@ BEFORE_ANY_WORK = {
     "cfg": (("--cfg", "lost.yaml"), "cfg=lost.yaml: no such file"),
     "weights": (("--weights", "lost.pt"), "weights=lost.pt: no such file; give a path or URL"),
     "combination": (("--rect", "--image-weights"), "rect and image_weights: "),
+    "containers without their deployments": (
+        ("--run-on", "docker"),
+        "knows no deployment prepare/docker; `make up` makes them",
+    ),
+    "pods and a folder": (("--run-on", "kubernetes"), "a pod cannot see a folder of this machine"),
     "bucket URL": (("--bucket", "gs:/models"), "bucket='gs:/models': a URL is written gs://"),
     "kind of URL": (("--bucket", "nothing://models"), "nothing://models: "),
 }

@@ -133,3 +133,10 @@ def test_the_data_report_of_a_stopped_night_is_in_the_ui(data, tmp_path):
     report = artifacts_of(run.id)["data-report"]
     assert report.data.startswith("# Data: stop")
     assert "label-class-unknown" in report.data
+    card = tmp_path / "store/runs/stopped-night/report.html"
+    first = card.read_text("utf-8")
+    assert "label-class-unknown" in first or "class 99 of 4 classes" in first
+    card.unlink()
+    again = ("--only", "report", "--run", "stopped-night", "--store", str(tmp_path / "store"))
+    assert main(list(again)) == 0
+    assert card.is_file()

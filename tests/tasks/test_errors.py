@@ -34,6 +34,7 @@ def caused(error: Exception, cause: BaseException) -> Exception:
         (ConnectionResetError("reset"), 75),
         (TimeoutError("slow"), 75),
         (MemoryError(), 75),
+        (RuntimeError("DataLoader worker (pid 29) is killed by signal: Terminated. "), 75),
         (OSError(errno.ENOSPC, "No space left on device"), 75),
         (OSError(errno.EBADF, "Bad file descriptor"), 1),
         (ValueError("operands could not be broadcast"), 1),
