@@ -5,9 +5,9 @@
 All train the same model on the same drawn pictures, one after the other, begun by this process. The
 bare loop is `yolov5_core` alone: check the pictures, train, evaluate and save every epoch, strip,
 evaluate the best, its report and its curves. What varies most on a busy machine is how long the
-core trains; it does the same work in all, so the seconds in it are told apart (in a container: those
-of the train stage), and the overhead is what else a flow takes longer than the loop, as a share of
-the loop. Prefect's server runs before the clock starts, as on a server: the one that
+core trains; it does the same work in all, so the seconds in it are told apart (in a container:
+those of the train stage), and the overhead is what else a flow takes longer than the loop, as a
+share of the loop. Prefect's server runs before the clock starts, as on a server: the one that
 PREFECT_API_URL names (`make up`; `--run-on here docker` needs it), else one of our own. Writes a
 table and a JSON line.
 """
