@@ -117,7 +117,7 @@ def test_the_published_objects_are_listed(stage_runs):
 def test_the_run_says_where_everything_is(finished, stage_runs):
     links = artifacts_of(parent_of(stage_runs))["run"]
     assert links.type == "markdown"
-    for url in (finished.summary.folder, *finished.summary.weights, finished.summary.plot):
+    for url in (finished.summary.report, *finished.summary.weights, finished.summary.plot):
         assert f"`{url}`" in links.data
 
 
