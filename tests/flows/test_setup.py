@@ -10,6 +10,7 @@ import pytest
 import yaml
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.services import DOCKER, HOME, KUBERNETES, ORCHESTRATOR, client_environment
 from flows.setup import automations, set_up
@@ -55,7 +56,10 @@ def test_a_run_is_dead_after_three_missed_heartbeats_or_half_an_hour_of_pending(
 
 
 def test_without_a_server_nothing_is_set_up():
-    with pytest.raises(ConfigError, match="PREFECT_API_URL: not set"):
+    with (
+        temporary_settings({PREFECT_API_URL: None}),  # other tests have servers
+        pytest.raises(ConfigError, match="PREFECT_API_URL: not set"),
+    ):
         set_up({})
 
 
