@@ -18,12 +18,11 @@ def report(info: RunInfo, fault: BaseException | None) -> None:
     It tells what happened, and must not change it: a card that fails is a warning.
     """
     try:
-        from tasks.card import card_markdown, write_card  # noqa: PLC0415  as little as can fail
+        from tasks.card import write_card  # noqa: PLC0415  as little as can fail
 
         card = write_card(info, fault)
-        text = card_markdown(info, fault)
     except Exception as error:  # noqa: BLE001  the run's own outcome counts, whatever this is
         log.warning("no run card: %s: %s", type(error).__name__, error)
         return
-    create_markdown_artifact(text, key="run", description=f"Run {info.run}")
-    log.info("run card: %s", card.key)
+    create_markdown_artifact(card.markdown, key="run", description=f"Run {info.run}")
+    log.info("run card: %s", card.page.key)

@@ -9,7 +9,14 @@ from prefect import flow, runtime
 from flows import stages
 from flows.report import report
 from tasks.dispatch import require_deployments, run_elsewhere
-from tasks.records import STAGES, Published, RunInfo, RunSummary, StageRecord, prepared_from
+from tasks.records import (
+    Published,
+    RunInfo,
+    RunSummary,
+    StageRecord,
+    prepared_from,
+    stages_of,
+)
 from tasks.run import begin_run, preflight
 from tasks.settings import RetrainConfig
 from tasks.stage import run_key
@@ -38,7 +45,7 @@ def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B00
     log.info("run %s in %s", info.run, open_store(info.config.store).url(run_key(info.run, "")))
     if info.config.run_on != config.run_on:  # it goes on where it began
         require_deployments(info.config)
-    wanted = [stage for stage in STAGES if stage != "upload" or info.config.bucket]
+    wanted = stages_of(info.config)
     try:
         for stage in wanted:
             _run(stage, info)

@@ -92,7 +92,7 @@ def write_report(store: str, run: str) -> str:
     """
     from tasks.card import write_card  # noqa: PLC0415  as above
 
-    return open_store(store).url(write_card(_info(store, run)).key)
+    return open_store(store).url(write_card(_info(store, run)).page.key)
 
 
 def show_our_logs() -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from tasks.card_facts import Run, gather, night_of, open_run
 from tasks.history import enter
@@ -26,7 +26,14 @@ _PICTURES = {  # of plots/, and what there is to say of them
 _BEGUN = {"train_batch0.jpg": "Training pictures, as the model is given them"}
 
 
-def write_card(info: RunInfo, fault: BaseException | None = None) -> Artifact:
+class Card(NamedTuple):
+    """A run's card: the page in the store, and the same in short for a Prefect artifact."""
+
+    page: Artifact
+    markdown: str  # at most 300 KB
+
+
+def write_card(info: RunInfo, fault: BaseException | None = None) -> Card:
     """Writes the card of a run and, when the run has ended, enters it in the history.
 
     Args:
@@ -43,17 +50,7 @@ def write_card(info: RunInfo, fault: BaseException | None = None) -> Artifact:
     if facts["status"] != "unfinished":
         enter(run.store, info.config.name, night_of(facts))
     log.info("run card %s, %.1f MB", run.store.url(card.key), card.size / 1e6)
-    return card
-
-
-def card_markdown(info: RunInfo, fault: BaseException | None = None) -> str:
-    """The card in short, for a Prefect artifact; at most 300 KB.
-
-    Raises:
-        StoreError: The store failed.
-    """
-    facts: dict[str, Any] = gather(open_run(info), fault)
-    return run_card_markdown(facts)
+    return Card(card, run_card_markdown(facts))
 
 
 def _pictures(run: Run) -> list[tuple[str, str]]:

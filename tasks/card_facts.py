@@ -18,7 +18,7 @@ from tasks import checkpoints
 from tasks.card_fault import describe_fault, stopped_by_gates
 from tasks.errors import DamagedObjectError, MissingObjectError
 from tasks.history import Night, nights, previous
-from tasks.records import STAGES, Artifact, RunInfo, StageRecord
+from tasks.records import STAGES, Artifact, RunInfo, StageRecord, stages_of
 from tasks.settings import config_to_mapping
 from tasks.stage import read_stage, run_key
 from tasks.store import Store, open_store
@@ -66,7 +66,7 @@ def open_run(info: RunInfo) -> Run:
     """
     store, prefix = open_store(info.config.store), run_key(info.run, "")
     names = [key.removeprefix(prefix) for key in store.keys(prefix.rstrip("/"))]
-    wanted = [stage for stage in STAGES if stage != "upload" or info.config.bucket]
+    wanted = stages_of(info.config)
     found = in_parallel(lambda stage: read_stage(store, info.run, stage), wanted, 8)
     attempts = _attempts(store, info.run, names)
     records: dict[str, StageRecord] = {}
@@ -215,8 +215,7 @@ def _results(run: Run) -> list[dict[str, Any]]:
 
 
 def _row(row: ResultsRow) -> dict[str, Any]:
-    is_evaluated = any(row.results)  # zeros otherwise
-    found = row.results if is_evaluated else (None,) * len(row.results)
+    found = row.results if row.is_evaluated else (None,) * len(row.results)
     values = dict(zip((*_METRICS, "val_box", "val_obj", "val_cls"), found, strict=True))
     losses = dict(zip(("box", "obj", "cls"), row.losses[:3], strict=True))
     return {

@@ -129,9 +129,9 @@ def _child(client: SyncPrefectClient, stage: str, info: RunInfo) -> FlowRun:
             return earlier
         attempt += 1
     name = f"{stage}/{info.config.run_on}"
-    deployed = client.read_deployment_by_name(name).job_variables
     variables = None
     if info.config.run_on == "docker":
+        deployed = client.read_deployment_by_name(name).job_variables
         variables = container_variables(stage, info.config, deployed or {})
     started: FlowRun = run_deployment(  # type: ignore[assignment]  # here it is not async
         name,
@@ -166,10 +166,14 @@ def _cancelled_with_us(child: FlowRun) -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or _are_cancelled():
-            with get_client(sync_client=True) as client:
-                client.set_flow_run_state(child.id, Cancelling())
+            _cancel(child)
             log.info("cancelled flow run %s too", child.name)
         raise
+
+
+def _cancel(child: FlowRun) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(child.id, Cancelling())
 
 
 def _are_cancelled() -> bool:
@@ -199,8 +203,7 @@ def _wait(stage: str, child: FlowRun, run_on: str) -> FlowRun:
             told = True
             log.warning("stage %s waits for a worker of %s; `make up` starts one", stage, run_on)
         if waited > _UNSTARTED:
-            with get_client(sync_client=True) as client:
-                client.set_flow_run_state(child.id, Cancelling())
+            _cancel(child)
             raise StageInterruptedError(
                 f"stage {stage}: no {run_on} worker took it within {_UNSTARTED / 60:.0f} minutes; "
                 "start one with `make up`, then resume the run"

@@ -6,7 +6,6 @@ written again and again. Its last writing says how it ended. A successor waits u
 there was no sign for a while; its number then tells the late predecessor that it is late.
 """
 
-import json
 import logging
 import threading
 import time
@@ -177,9 +176,7 @@ def _acquire(store: Store, folder: str, stage: str, about: Mapping[str, Any]) ->
         if newest:
             _wait(store, folder, stage, number, entry)
         entry = {**about, "worker": asdict(worker), "flow_run": flow_run, "started": _now()}
-        entry["claim"] = (
-            uuid.uuid4().hex
-        )  # a claim is told by its bytes, and threads share the rest
+        entry["claim"] = uuid.uuid4().hex  # bytes tell claims apart; threads share the rest
         if store.claim(json_bytes(entry), _entry(folder, stage, number + 1)):
             break  # otherwise another one was quicker: look at it
     lease = Lease(
@@ -244,7 +241,7 @@ def _age(stamp: str) -> float:
 def _read(store: Store, key: str) -> dict[str, Any] | None:
     try:
         return store.read_json(key)
-    except (MissingObjectError, DamagedObjectError, json.JSONDecodeError):
+    except (MissingObjectError, DamagedObjectError):
         return None
 
 

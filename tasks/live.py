@@ -79,7 +79,7 @@ def epoch_rows(history: Sequence[tuple[ResultsRow, float]]) -> list[dict[str, An
     best = max(range(len(history)), key=lambda i: history[i][0].fitness, default=0)
     rows: list[dict[str, Any]] = []
     for number, (row, ended) in enumerate(history):
-        evaluated = any(row.results)
+        evaluated = row.is_evaluated
         rows.append(
             {
                 "epoch": f"{row.epoch + 1}/{row.epochs}",

@@ -12,6 +12,11 @@ from tasks.settings import RetrainConfig
 STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "plot")  # in their order
 
 
+def stages_of(config: RetrainConfig) -> list[str]:
+    """The stages that a run has: without a bucket there is nothing to upload to."""
+    return [stage for stage in STAGES if stage != "upload" or config.bucket]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
     """One stored object, as it was when it was verified."""

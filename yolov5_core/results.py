@@ -49,6 +49,11 @@ class ResultsRow:
         return (*self.losses[:3], *self.results)
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether its model was evaluated: zeros if not."""
+        return any(self.results)
+
+    @property
     def fitness(self) -> float:
         """0.1 mAP50 + 0.9 mAP50-95; 0 when not evaluated."""
         return 0.1 * self.results[2] + 0.9 * self.results[3]

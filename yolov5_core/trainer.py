@@ -327,7 +327,7 @@ def stalled(history: Sequence[tuple[ResultsRow, float]]) -> int:
     """
     best, count = 0.0, 0
     for row, _ in history:
-        if any(row.results):  # zeros: not evaluated
+        if row.is_evaluated:
             better = row.fitness > best
             best, count = (row.fitness, 0) if better else (best, count + 1)
     return count

@@ -120,22 +120,22 @@ def parent_process(run: UUID) -> int:
     raise AssertionError(f"no process of flow run {run}")
 
 
-@pytest.fixture(scope="module")
-def here(site: Stack, data: Path) -> Store:
-    """A night in one process."""
-    config = night(data, "here", "here")
+def completed(site: Stack, config: RetrainConfig) -> Store:
     state = site.finished(site.run("retrain/on-demand", config), NIGHT_S)
     assert state.is_completed(), f"{state}\n{site.log_ends()}"
     return open_store(config.store)
+
+
+@pytest.fixture(scope="module")
+def here(site: Stack, data: Path) -> Store:
+    """A night in one process."""
+    return completed(site, night(data, "here", "here"))
 
 
 @pytest.fixture(scope="module")
 def quiet(site: Stack, data: Path) -> Store:
     """The same night in containers."""
-    config = night(data, "quiet", "docker")
-    state = site.finished(site.run("retrain/on-demand", config), NIGHT_S)
-    assert state.is_completed(), f"{state}\n{site.log_ends()}"
-    return open_store(config.store)
+    return completed(site, night(data, "quiet", "docker"))
 
 
 def test_every_stage_ran_in_a_container_of_its_own(quiet, here):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tasks import checkpoints
-from tasks.card import card_markdown, write_card
+from tasks.card import write_card
 from tasks.card_facts import browser_link
 from tasks.errors import StoreError, TerminatedError, TransientError
 from tasks.history import nights
@@ -64,7 +64,7 @@ class Run:
             self.do(stage, work=work)
 
     def card(self, error: BaseException | None = None) -> str:
-        return self.store.read_artifact(write_card(self.info, error)).decode()
+        return self.store.read_artifact(write_card(self.info, error).page).decode()
 
     def text(self, error: BaseException | None = None) -> str:
         return Page(self.card(error)).text
@@ -340,7 +340,7 @@ def test_a_previous_run_whose_settings_are_gone_is_still_compared(run: Run, tmp_
 def test_no_password_of_a_message_reaches_the_card(run: Run):
     error = TransientError("s3://user:hunter2@host/?token=hunter2 does not answer")
     assert "hunter2" not in run.card(error)
-    assert "hunter2" not in card_markdown(run.info, error)
+    assert "hunter2" not in write_card(run.info, error).markdown
 
 
 def test_names_of_strangers_do_not_become_markup(run: Run):
@@ -380,7 +380,7 @@ def test_a_store_that_fails_is_told_to_the_caller(tmp_path: Path):
 
 def test_the_markdown_has_the_verdict_and_every_object(run: Run):
     run.do()
-    text = card_markdown(run.info)
+    text = write_card(run.info).markdown
     assert text.startswith("# The first completed run of this name: mAP50-95 0.500.")
     assert f"`{run.store.url('runs/n1/weights/best_street.pt')}`" in text
     assert "`gs://models/weights/best_street.pt` | [open](<" in text
