@@ -18,7 +18,9 @@ from yolov5_core.config import ConfigError
 HOME = Path(__file__).resolve().parents[1]  # the checkout: prefect.yaml and our packages
 ORCHESTRATOR, DOCKER, KUBERNETES = "orchestrator", "stages-docker", "stages-kubernetes"
 HEARTBEAT_S = 30  # the shortest that Prefect accepts
-SILENCE_S = 90  # three missed heartbeats: the run is dead
+# Four missed heartbeats: the run is dead. Fewer would not do: a server on SQLite may not write for
+# a minute (its busy time-out), and what was sent meanwhile is lost.
+SILENCE_S = 120
 
 # What programs get of the caller's environment, besides RETRAIN_*.
 _PASSED_ON = (

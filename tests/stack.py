@@ -26,7 +26,6 @@ from tasks.settings import RetrainConfig, config_to_mapping
 
 ROOT = Path(__file__).parents[1]
 COMMAND_S = 300  # for an up or down on a busy machine
-SILENCE_S = 45  # shortest sensible time without a heartbeat: Prefect sends one every 30 s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +122,6 @@ def stack_environment(state: Path, *, docker: bool = False, **settings: str) -> 
         "DOCKER_HOST": engine if docker else f"unix://{state}/no-engine.sock",
         "RETRAIN_STATE": str(state),
         "RETRAIN_PORT": str(free_port()),
-        "RETRAIN_SILENCE": str(SILENCE_S),
         **settings,
     }
 

@@ -80,7 +80,7 @@ def test_a_stopped_training_says_so_and_the_next_container_goes_on_from_its_last
         log.info("stopped after %.1f s with exit code %d", seconds, code)
         assert seconds < 15
         assert code not in (0, 137)  # 137: it had to be killed
-        state = served.finished(trained, 120)  # by itself, or for its silence
+        state = served.finished(trained, 180)  # by itself, or for its silence
         assert state.is_failed() or state.is_crashed()
         said = outcome(open_store(str(store)), run_key(run, "stages"), "train")
         assert said is not None

@@ -20,15 +20,16 @@ from prefect.client.schemas.objects import StateType
 from tasks.run import newest_run
 from tasks.store import open_store
 from tests.end_to_end.conftest import tiny_config
-from tests.stack import SILENCE_S, Stack, stack
+from tests.stack import Stack, stack
 
 pytestmark = pytest.mark.slow
 LONG = 2000  # epochs that nobody waits for
+SILENCE_S = 45  # the shortest sensible: a heartbeat is sent every 30 s
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with stack(tmp_path_factory.mktemp("up")) as running:
+    with stack(tmp_path_factory.mktemp("up"), RETRAIN_SILENCE=str(SILENCE_S)) as running:
         yield running
 
 

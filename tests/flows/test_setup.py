@@ -12,7 +12,15 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.services import DOCKER, HOME, KUBERNETES, ORCHESTRATOR, client_environment
+from flows.services import (
+    DOCKER,
+    HEARTBEAT_S,
+    HOME,
+    KUBERNETES,
+    ORCHESTRATOR,
+    SILENCE_S,
+    client_environment,
+)
 from flows.setup import automations, set_up
 from tasks.records import STAGES
 from tests.stack import Stack, stack
@@ -44,10 +52,10 @@ def test_only_stages_that_need_torch_get_the_image_that_has_it(place):
             assert f"yolov5-retrain:{IMAGES.get(stage, 'train')}" in image
 
 
-def test_a_run_is_dead_after_three_missed_heartbeats_or_half_an_hour_of_pending():
-    silent, pending = automations(90)
+def test_a_run_is_dead_after_four_missed_heartbeats_or_half_an_hour_of_pending():
+    silent, pending = automations(SILENCE_S)
     assert (silent.trigger.within, pending.trigger.within) == (
-        timedelta(seconds=90),
+        timedelta(seconds=4 * HEARTBEAT_S),
         timedelta(minutes=30),
     )
     assert silent.trigger.after == {"prefect.flow-run.heartbeat"}
@@ -182,7 +190,7 @@ def test_what_a_person_changed_in_the_ui_stays(served):
 def test_what_would_break_the_nights_is_put_right(served):
     with served.client() as client:
         client.update_work_pool(ORCHESTRATOR, WorkPoolUpdate(concurrency_limit=1))
-        client.create_automation(automations(90)[1])
+        client.create_automation(automations(SILENCE_S)[1])
     done = python(served, "flows.setup", RETRAIN_CONTAINERS="3")
     assert "work pool orchestrator: limit removed" in done.stdout
     assert "automation crash-stuck-pending: a double removed" in done.stdout
