@@ -17,13 +17,8 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 
 from tasks.errors import FAILURE, USAGE, TerminatedError, exit_code
 from tasks.records import STAGES, RunSummary
-from tasks.settings import (
-    LATEST,
-    RetrainConfig,
-    config_from_mapping,
-    read_yaml_settings,
-    with_current_names,
-)
+from tasks.settings import LATEST, RetrainConfig
+from tasks.settings_files import config_from_mapping, read_yaml_settings, with_current_names
 from yolov5_core.config import ConfigError
 
 REPORT = "report"  # what --only takes beside the stages

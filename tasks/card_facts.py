@@ -19,7 +19,7 @@ from tasks.card_fault import describe_fault, stopped_by_gates
 from tasks.errors import DamagedObjectError, MissingObjectError
 from tasks.history import Night, nights, previous
 from tasks.records import STAGES, Artifact, RunInfo, StageRecord, stages_of
-from tasks.settings import config_to_mapping
+from tasks.settings_files import config_to_mapping
 from tasks.stage import read_stage, run_key
 from tasks.store import Store, open_store
 from tasks.transfers import in_parallel

@@ -10,14 +10,8 @@ from typing import Any
 from tasks.errors import MissingObjectError
 from tasks.inputs import keep_inputs
 from tasks.records import Artifact, RunInfo
-from tasks.settings import (
-    LATEST,
-    SAMPLE,
-    RetrainConfig,
-    config_from_mapping,
-    config_to_mapping,
-    merge_resumed,
-)
+from tasks.settings import LATEST, SAMPLE, RetrainConfig
+from tasks.settings_files import config_from_mapping, config_to_mapping, merge_resumed
 from tasks.stage import code_version, run_key
 from tasks.store import Store, open_store
 from yolov5_core.architecture import describe

@@ -22,7 +22,8 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from flows.services import Site, site_from
 from flows.supervisor import connected
-from tasks.settings import RetrainConfig, config_to_mapping
+from tasks.settings import RetrainConfig
+from tasks.settings_files import config_to_mapping
 
 ROOT = Path(__file__).parents[1]
 COMMAND_S = 300  # for an up or down on a busy machine

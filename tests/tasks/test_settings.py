@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from prefect import flow
 from prefect.exceptions import ParameterTypeError
 
-from tasks.settings import (
-    RetrainConfig,
+from tasks.settings import RetrainConfig
+from tasks.settings_files import (
     config_from_mapping,
     config_from_yaml,
     config_to_mapping,
