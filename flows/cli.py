@@ -202,7 +202,7 @@ def _options(setting: Field[Any], hint: Any) -> dict[str, Any]:
         return options | {"type": int, "nargs": "+", "metavar": "K"}
     if setting.name == "resume":
         return options | {"nargs": "?", "const": LATEST, "metavar": "RUN"}
-    plain = {int: "N", float: "SHARE"}
+    plain = {int: "N", float: setting.metadata["unit"].upper() or "SHARE"}
     metavar = plain[hint] if hint in plain else setting.name.upper().rsplit("_", maxsplit=1)[-1]
     return options | {"type": hint, "metavar": metavar}
 

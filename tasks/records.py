@@ -57,6 +57,7 @@ class RunInfo:
     packages: Mapping[str, str]  # name to version
     parent_sha256: str = ""  # of the weights it started from; empty: from scratch
     inputs: Mapping[str, Artifact] = field(default_factory=dict)  # setting: the file it named
+    ends: str = ""  # ISO 8601, UTC: what the setting `deadline` means; empty: no limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ from tasks.settings import LATEST, SAMPLE, RetrainConfig
 from tasks.settings_files import config_from_mapping, config_to_mapping, merge_resumed
 from tasks.stage import code_version, run_key
 from tasks.store import Store, open_store
+from tasks.time_limit import next_deadline
 from yolov5_core.architecture import describe
 from yolov5_core.config import ConfigError, load_hyperparameters
 
@@ -82,6 +83,7 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
         data_digest="",
         code=code_version(),
         packages={name: _version(name) for name in _PACKAGES},
+        ends=_ends(config, started),
     )
     known = load_run(store, run)
     if known is None:
@@ -95,6 +97,10 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
             f"or continue it with resume={run}"
         )
     return replace(known, config=config)
+
+
+def _ends(config: RetrainConfig, now: datetime) -> str:
+    return next_deadline(config.deadline, now).isoformat() if config.deadline else ""
 
 
 def _with_whole_paths(config: RetrainConfig) -> RetrainConfig:
@@ -130,7 +136,8 @@ def _resumed(store: Store, asked: RetrainConfig) -> RunInfo:
         what = "it holds no runs" if asked.resume == LATEST else f"it holds no run {run!r}"
         raise ConfigError(f"resume={asked.resume}: nothing to resume in {store.shown}, {what}")
     log.info("resuming run %s", info.run)
-    info = replace(info, config=merge_resumed(info.config, asked))
+    config = merge_resumed(info.config, asked)
+    info = replace(info, config=config, ends=_ends(config, datetime.now(UTC)))
     save_run(store, info)
     return info
 

@@ -7,9 +7,11 @@ Neither Prefect nor torch is imported, so that `yolov5-retrain --help` answers a
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tasks.secrets import NO_SECRETS, holds_secret
+from tasks.time_limit import next_deadline
 from yolov5_core.config import (
     ConfigError,
     IouKind,
@@ -24,6 +26,7 @@ RunOn = Literal["here", "docker", "kubernetes"]
 
 SAMPLE = "sample"  # the `data` value that draws pictures instead of reading them
 LATEST = "latest"  # the `resume` value that takes the newest run of the store
+CHAMPION = "champion"  # the `weights` value that takes the best model published so far
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # start time, "_" and a name
@@ -82,6 +85,22 @@ class RetrainConfig:
     bucket: str = setting(
         "", "where weights and results go: gs://BUCKET or a folder; empty: nowhere", group="publish"
     )
+    promote: bool = setting(
+        True,
+        "compare the new model with the champion of this name in the bucket; the better one of "
+        "the two is the champion",
+        group="publish",
+    )
+    min_gain: float = setting(
+        0.0,
+        "by how much the fitness (0.1 mAP50 + 0.9 mAP50-95) must rise above the champion's",
+        group="publish",
+    )
+    max_class_loss: float = setting(
+        0.05,
+        "by how much the mAP50-95 of any one class may fall below the champion's, 1 any",
+        group="publish",
+    )
     store: str = setting(
         "store", "where runs are kept and resumed from: gs://BUCKET/PATH or a folder", group="run"
     )
@@ -108,6 +127,25 @@ class RetrainConfig:
         group="run",
         unit="epochs",
     )
+    checkpoint_minutes: float = setting(
+        15.0,
+        "save the state this often inside long epochs too, so that little is lost; 0 only at "
+        "their ends",
+        group="run",
+        unit="minutes",
+    )
+    max_hours: float = setting(
+        0.0,
+        "training ends with the epoch after which no other fits into so many hours; 0 no limit",
+        group="run",
+        unit="hours",
+    )
+    deadline: str = setting(
+        "",
+        "the same by the clock: '06:30' of the machine that starts the run, or "
+        "'2026-01-31T06:30+01:00'",
+        group="run",
+    )
     notest: bool = setting(False, "evaluate after the last epoch only", group="run")
     test_time_augmentation: bool = setting(
         False,
@@ -120,7 +158,10 @@ class RetrainConfig:
         group="model",
     )
     weights: str = setting(
-        "", "checkpoint to start from, path or URL; empty: from scratch", group="model"
+        "",
+        f"checkpoint to start from, path or URL; {CHAMPION!r}: the best one in the bucket; empty: "
+        "from scratch",
+        group="model",
     )
     freeze: tuple[int, ...] = setting(
         (), "layers to keep as they are: K for the first K, or a list of numbers", group="model"
@@ -195,9 +236,12 @@ def _wrong_numbers(config: RetrainConfig) -> Iterator[str]:
     for key, low in _LEAST.items():
         if (value := getattr(config, key)) < low:
             yield f"{key}={value}: must be {low} or more"
-    for key in ("max_rejected", "max_leakage", "max_drift"):
+    for key in ("max_rejected", "max_leakage", "max_drift", "min_gain", "max_class_loss"):
         if not 0 <= (value := getattr(config, key)) <= 1:  # NaN fails too
             yield f"{key}={value}: must be a share from 0 to 1, as in 0.05"
+    for key in ("checkpoint_minutes", "max_hours"):
+        if not 0 <= (value := getattr(config, key)) < float("inf"):  # NaN fails too
+            yield f"{key}={value}: must be 0 or more, as in 1.5"
     if config.image_size < 32 or config.image_size % 32:
         near = max(32, round(config.image_size / 32) * 32)
         yield f"image_size={config.image_size}: must be a multiple of 32, such as {near}"
@@ -215,6 +259,8 @@ def _wrong_values(config: RetrainConfig) -> Iterator[str]:
         yield f"data={config.data!r}: give a data.yaml, or {SAMPLE!r}"
     if not _DEVICE.fullmatch(config.device):
         yield f"device={config.device!r}: must be empty, 'cpu' or the number of one GPU, as in '0'"
+    if config.deadline and not _is_time(config.deadline):
+        yield f"deadline={config.deadline!r}: write a time, as in '06:30' or '2026-01-31T06:30'"
     if config.cfg and not (_VARIANT.fullmatch(config.cfg) or _is_yaml(config.cfg)):
         yield f"cfg={config.cfg!r}: must be one of n s m l x n6 s6 m6 l6 x6, or a YAML file"
     if not (config.hyp in shipped_tables() or _is_yaml(config.hyp)):
@@ -236,6 +282,8 @@ def _wrong_values(config: RetrainConfig) -> Iterator[str]:
 def _wrong_combinations(config: RetrainConfig) -> Iterator[str]:
     if not config.store:
         yield "store='': a run needs a place to live, such as 'store' or 'gs://BUCKET/retrain'"
+    if config.weights == CHAMPION and not config.bucket:
+        yield f"weights={CHAMPION!r}: give the bucket whose champion it is"
     if config.rect and config.image_weights:
         yield (
             "rect and image_weights: rect fixes the order of the pictures, image_weights draws "
@@ -261,6 +309,14 @@ def _wrong_combinations(config: RetrainConfig) -> Iterator[str]:
             f"run={config.run!r} and resume={config.resume!r}: resume already names the run; "
             "leave run out"
         )
+
+
+def _is_time(text: str) -> bool:
+    try:
+        next_deadline(text, datetime.now(UTC))
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _is_yaml(name: str) -> bool:
