@@ -1,5 +1,6 @@
 # make run    train a detector on a drawn picture set, or on yours: make run DATA=pictures/data.yaml
 # make test   every test that needs no GPU and no cloud
+# make kill-matrix  cuts a run off at a hundred places; each must end in the same bytes
 # make check  format, lint, types, architecture
 # make images build the images that stages run in (needs a Docker Engine)
 # make up     Prefect's server and workers on this machine, every night at 02:00; make down ends them
@@ -28,7 +29,7 @@ endif
 # anything else the command knows, as in ARGS="--cfg s --weights yolov5s.pt --device 0"
 ARGS ?=
 
-.PHONY: run images up down status test check bench lock clean
+.PHONY: run images up down status test kill-matrix check bench lock clean
 
 run: $(VENV)/.runtime
 	$(BIN)/yolov5-retrain --data "$(DATA)" --store "$(STORE)" --epochs $(EPOCHS) \
@@ -51,7 +52,10 @@ up down status: $(VENV)/.runtime
 	@set -a; test ! -f .env || . ./.env; $(BIN)/python -m flows.server $@
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "not gpu and not bench"
+	$(BIN)/python -m pytest -q -m "not gpu and not bench and not kill_matrix"
+
+kill-matrix: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m kill_matrix tests/end_to_end/test_kill_matrix.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -22,6 +22,7 @@ from tasks.settings_files import config_from_mapping, read_yaml_settings, with_c
 from yolov5_core.config import ConfigError
 
 REPORT = "report"  # what --only takes beside the stages
+ROLLBACK = "rollback"  # the first word of the command that makes an earlier champion champion
 _INTERRUPTED = 130  # what shells report for Ctrl-C
 
 _GROUPS = {
@@ -48,6 +49,8 @@ examples:
       continues the newest interrupted run where it stopped
   yolov5-retrain --only upload --run 20260101-020000_street
       runs one stage of that run again
+  yolov5-retrain rollback --bucket gs://models --name street
+      makes the champion before the present one champion again; --list shows all of them
 
 data.yaml names the pictures; labels lie in labels/ beside images/, one .txt per picture with
 rows `class x y w h`, centre and size as fractions of the picture:
@@ -63,9 +66,15 @@ exit codes: 0 done; 2 a setting or the data is wrong, the message says what to c
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a retraining from the command line and returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        command = parse(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
+        if words[:1] == [ROLLBACK]:
+            from flows.rollback import rollback_command  # noqa: PLC0415  --help needs no store
+
+            _say(sys.stdout, rollback_command(words[1:]))
+            return 0
+        command = parse(words)
+    except Exception as error:  # noqa: BLE001  the edge: every error becomes a code and a line
         return _complain(error)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
@@ -83,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _stop(_number: int, _frame: object) -> NoReturn:
     """On SIGTERM, also when Prefect hands the signal on after its flow has ended."""
-    raise TerminatedError("stopped by SIGTERM; saved epochs are kept, --resume continues the run")
+    raise TerminatedError("stopped by SIGTERM; what was done is saved, --resume continues the run")
 
 
 class Command(NamedTuple):

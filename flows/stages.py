@@ -64,6 +64,14 @@ def upload(store: str, run: str) -> tuple[Published, ...]:
     return upload_files(store, run, config.bucket, config.name, files)
 
 
+@flow(name="promote", flow_run_name="promote {run}", persist_result=False)
+def promote(store: str, run: str) -> StageRecord:
+    """Compares the new model with the champion; the better one is the champion then."""
+    from tasks.promote import promote_model  # noqa: PLC0415  torch
+
+    return promote_model(_info(store, run), _prepared(store, run), _record(store, run, "finalize"))
+
+
 @flow(name="plot", flow_run_name="plot {run}", persist_result=False)
 def plot(store: str, run: str) -> StageRecord:
     """Draws the pictures of the run."""
@@ -79,6 +87,7 @@ STAGE_FLOWS: dict[str, Callable[[str, str], Any]] = {
     "evaluate": evaluate,
     "finalize": finalize,
     "upload": upload,
+    "promote": promote,
     "plot": plot,
 }
 

@@ -15,6 +15,7 @@ from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped
 
 from flows.services import Site
 from tasks.errors import TransientError
+from yolov5_core.durable import settle
 
 _STARTED = ("RUNNING", "STARTING", "BACKOFF")
 _LISTENING_S, _ENDED_S = 20, 60
@@ -155,7 +156,7 @@ def write_secret(path: Path, text: str) -> None:
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-    part.replace(path)
+    settle(part, path)
 
 
 def wait(timeout_s: float, is_so: Callable[[], bool], complaint: str) -> None:

@@ -126,11 +126,14 @@ def gather(run: Run, error: BaseException | None) -> dict[str, Any]:
         "planned": info.config.epochs,
         "best_epoch": trained.result.get("best_epoch") if trained else _best_epoch(rows),
         "stopped_early": bool(trained and trained.result.get("stopped_early")),
+        "stopped_by": trained.result.get("stopped_by", "") if trained else "",
+        "recovered": list(trained.result.get("changes", ())) if trained else [],
         "evaluation": dict(evaluated.result) if evaluated else None,
         "stages": [_stage(run, stage) for stage in STAGES if stage in run.attempts],
         "checkpoint": _checkpoint(run),
         "objects": _objects(run),
         "published": _published(run),
+        "promotion": dict(run.records["promote"].result) if "promote" in run.records else None,
         "remarks": run.remarks,
     }
 
@@ -161,7 +164,7 @@ def _attempts(store: Store, run: str, names: Sequence[str]) -> dict[str, list[di
     for stage in STAGES:
         wanted += sorted(key for key in numbers if key[0] == stage)[-_ATTEMPTS:]
 
-    def read(which: tuple[str, int]) -> dict[str, Any]:
+    def read(which: tuple[str, int]) -> dict[str, Any] | None:
         stage, number = which
         doc: dict[str, Any] = {}
         for kind in sorted(numbers[which]):  # attempts, then leases: the later one knows more
@@ -170,9 +173,11 @@ def _attempts(store: Store, run: str, names: Sequence[str]) -> dict[str, list[di
                 doc |= store.read_json(key)
             except (MissingObjectError, DamagedObjectError) as error:
                 log.warning("an attempt is unreadable: %s", error)
+        if "record" in doc:  # not another attempt, but the commit of the one before
+            return None
         worker = doc.get("worker") or {"host": doc.get("host", "")}  # earlier versions: host
         return {
-            "number": number,
+            "number": doc.get("attempt", number),  # earlier versions logged nothing else
             "started": str(doc.get("started", "")),
             "last_sign": str(doc.get("ended") or doc.get("renewed") or ""),
             "is_over": bool(doc.get("ended")),
@@ -184,7 +189,8 @@ def _attempts(store: Store, run: str, names: Sequence[str]) -> dict[str, list[di
 
     found: dict[str, list[dict[str, Any]]] = {}
     for (stage, _), attempt in zip(wanted, in_parallel(read, wanted, 8), strict=True):
-        found.setdefault(stage, []).append(attempt)
+        if attempt:
+            found.setdefault(stage, []).append(attempt)
     return found
 
 
@@ -332,7 +338,7 @@ def _checkpoint(run: Run) -> dict[str, Any] | None:
     pointer = checkpoints.newest(run.store, run.info.run)
     if pointer is None:
         return None
-    return {"epoch": pointer.epoch, **_object(run, "train", pointer.last)}
+    return {"epoch": pointer.epoch, "batch": pointer.batch, **_object(run, "train", pointer.last)}
 
 
 def _objects(run: Run) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from tasks.records import Artifact, Prepared
 from tasks.settings import RetrainConfig
 from tasks.store import Store
 from tasks.transfers import in_parallel
+from yolov5_core.durable import settle
 from yolov5_core.index import SPLITS, Index, Records, load_index
 
 log = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ def _fetch(store: Store, artifact: Artifact, folder: Path, advance: Callable[[in
                 f"{store.url(artifact.key)}: not what was prepared; it was damaged or replaced: "
                 "delete it and start a new run"
             )
-        part.replace(path)
+        settle(part, path)  # it will be believed without another look
     (folder / f"{artifact.sha256}.lock").unlink(missing_ok=True)
     return path
 

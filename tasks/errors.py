@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tasks.secrets import without_secrets
+from yolov5_core.durable import FULL
 
 USAGE = 2  # the user has to change something
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h: the same command may work later
@@ -23,7 +24,6 @@ _TRANSIENT_NAMES = ("OutOfMemoryError", "TerminationSignal", "WorkerLostError")
 # Object stores raise their own kinds, some straight from Exception.
 _BACKENDS = ("gcsfs", "google", "aiohttp", "requests", "urllib3", "botocore", "azure", "fsspec")
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -80,7 +80,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _is_transient(error: BaseException) -> bool:
     known = TransientError | ConnectionError | TimeoutError | MemoryError
-    full = isinstance(error, OSError) and error.errno in _FULL
+    full = isinstance(error, OSError) and error.errno in FULL
     # torch raises it anywhere, from a signal handler; after SIGTERM workers may die before us
     lost = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
     return full or lost or isinstance(error, known) or type(error).__name__ in _TRANSIENT_NAMES
@@ -122,7 +122,7 @@ def _advice(
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, NotWholeError):
         return StoreUnavailableError, f"{error}; try again"
-    if number in _FULL:
+    if number in FULL:
         return StoreUnavailableError, (
             f"no space left ({said}); make room and run again: finished work is kept"
         )

@@ -1,17 +1,12 @@
 """Objects in a folder of this machine: whole or not there at all, on the disk when they count."""
 
-import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from tasks.digests import file_sha256
 from tasks.errors import NotWholeError
-
-PART = ".part-"  # in the name of a file that is being written
+from yolov5_core.durable import PART, part_of, settle, sync
 
 
 class FolderObjects:
@@ -29,11 +24,9 @@ class FolderObjects:
                 shutil.copyfile(content, part)
             else:
                 part.write_bytes(content)
-            _sync(part)
             if file_sha256(part) != sha256:
                 raise NotWholeError("read back something else than was written")
-            part.replace(target)
-        _sync(target.parent)
+            settle(part, target)
 
     def create(self, path: str, data: bytes) -> None:
         """Puts bytes there if nothing is.
@@ -44,9 +37,9 @@ class FolderObjects:
         target = Path(path)
         with part_of(target) as part:
             part.write_bytes(data)
-            _sync(part)
+            sync(part)
             os.link(part, target)  # fails if there is one; never half there
-        _sync(target.parent)
+        sync(target.parent)
 
     def read(self, path: str) -> bytes:
         """All bytes of a file."""
@@ -76,6 +69,10 @@ class FolderObjects:
         status = target.stat()
         return status.st_size if target.is_file() else None
 
+    def sha256(self, path: str) -> str:
+        """Sha256 of a file, hexadecimal."""
+        return file_sha256(Path(path))
+
     def below(self, folder: str) -> list[str]:
         """Paths of all files below a folder, but of those that are being written."""
         found = (path for path in Path(folder).rglob("*") if path.is_file())
@@ -86,29 +83,6 @@ class FolderObjects:
         Path(path).unlink()
 
 
-@contextmanager
-def part_of(path: Path) -> Iterator[Path]:
-    """A temporary name beside a path; what is left under it afterwards is removed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # elsewhere this kind means that a claim is lost
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path.parent)) from error
-    part = path.with_name(f"{path.name[:100]}{PART}{uuid4().hex}")
-    try:
-        yield part
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _require_size(size: int, expected: int) -> None:
     if size != expected:
         raise NotWholeError(f"{size} bytes came instead of {expected}")
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file or a folder's entries are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -24,6 +24,7 @@ from tasks.transfers import in_parallel
 
 _PIECE = 8 << 20  # bytes of one request; a multiple of 256 KiB, as uploads want
 _SIDE_BY_SIDE = 4  # pieces of one download
+_SHA256 = "sha256"  # name of our checksum in an object's metadata
 _ANEW = 3  # whole transfers, where the upload or the object was lost on the way
 _Answer = tuple[int, Mapping[str, str], bytes]
 _PieceAt = Callable[[int], bytes]  # from an offset, _PIECE bytes or what is left
@@ -53,20 +54,20 @@ class GoogleObjects:
         Raises:
             NotWholeError: What is there afterwards is something else.
         """
-        del sha256  # Google knows another checksum
+        about: dict[str, Any] = {"metadata": {_SHA256: sha256}}  # of its own it has CRC-32C only
         if isinstance(content, Path):
-            size, checksum = content.stat().st_size, file_crc32c(content)
+            size, about["crc32c"] = content.stat().st_size, file_crc32c(content)
             with content.open("rb") as file:
                 handle = file.fileno()
-                self._put(path, lambda start: os.pread(handle, _PIECE, start), size, checksum)
+                self._put(path, lambda start: os.pread(handle, _PIECE, start), size, about)
         else:
-            size, checksum = len(content), crc32c(content)
-            self._put(path, lambda start: content[start : start + _PIECE], size, checksum)
+            size, about["crc32c"] = len(content), crc32c(content)
+            self._put(path, lambda start: content[start : start + _PIECE], size, about)
         try:
             stored = self._describe(path)
         except FileNotFoundError:  # acknowledged and yet not there
             stored = {}
-        if (stored.get("size"), stored.get("crc32c")) != (str(size), checksum):
+        if (stored.get("size"), stored.get("crc32c")) != (str(size), about["crc32c"]):
             raise NotWholeError("read back something else than was written")
 
     def create(self, path: str, data: bytes) -> None:
@@ -75,7 +76,7 @@ class GoogleObjects:
         Raises:
             FileExistsError: Something is; it may be ours, if an answer got lost.
         """
-        self._upload(path, data, crc32c(data), ifGenerationMatch="0")
+        self._upload(path, data, {"crc32c": crc32c(data)}, ifGenerationMatch="0")
 
     def read(self, path: str) -> bytes:
         """All bytes of an object."""
@@ -104,6 +105,10 @@ class GoogleObjects:
     def size(self, path: str) -> int | None:
         """Bytes of an object."""
         return int(self._describe(path)["size"])
+
+    def sha256(self, path: str) -> str:
+        """Sha256 of an object, hexadecimal, as its writer told Google; "" if it did not."""
+        return str(self._describe(path).get("metadata", {}).get(_SHA256, ""))
 
     def below(self, folder: str) -> list[str]:
         """Paths of all objects below a folder."""
@@ -173,13 +178,13 @@ class GoogleObjects:
         if first.crc32c not in ("", file_crc32c(local)):
             raise NotWholeError(f"the {first.total} bytes that came are not those of the object")
 
-    def _upload(self, path: str, data: bytes, checksum: str, **query: str) -> None:
+    def _upload(self, path: str, data: bytes, about: Mapping[str, Any], **query: str) -> None:
         """Description and content in one request: the object is there as a whole or not at all."""
         bucket, name = path.split("/", 1)
         border = uuid4().hex
         head = (
             f"--{border}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n"
-            f"{json.dumps({'name': name, 'crc32c': checksum})}\r\n"
+            f"{json.dumps({'name': name, **about})}\r\n"
             f"--{border}\r\nContent-Type: {_kind(name)}\r\n\r\n"
         )
         self._ask(
@@ -192,10 +197,10 @@ class GoogleObjects:
             **query,
         )
 
-    def _put(self, path: str, piece_at: _PieceAt, size: int, checksum: str) -> None:
+    def _put(self, path: str, piece_at: _PieceAt, size: int, about: Mapping[str, Any]) -> None:
         """Sends a small object in one request, a large one in pieces."""
         if size <= _PIECE:
-            self._upload(path, piece_at(0), checksum)
+            self._upload(path, piece_at(0), about)
             return
         bucket, name = path.split("/", 1)
         for tries in range(1, _ANEW + 1):
@@ -208,7 +213,7 @@ class GoogleObjects:
                     "X-Upload-Content-Type": _kind(name),
                     "X-Upload-Content-Length": str(size),
                 },
-                json={"name": name, "crc32c": checksum},
+                json={"name": name, **about},
             )
             try:
                 self._send(headers["Location"], piece_at, size)

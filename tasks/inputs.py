@@ -3,15 +3,20 @@
 A stage may work on another machine, and a run may be resumed after such a file was moved or edited.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from tasks.champions import newest
 from tasks.datasets import cache_folder
 from tasks.digests import file_sha256
 from tasks.records import Artifact, RunInfo
-from tasks.settings import RetrainConfig
+from tasks.settings import CHAMPION, RetrainConfig
 from tasks.stage import run_key
 from tasks.store import Store, open_store
+
+log = logging.getLogger(__name__)
 
 KEPT = ("cfg", "hyp", "weights")
 
@@ -19,15 +24,31 @@ KEPT = ("cfg", "hyp", "weights")
 def keep_inputs(store: Store, config: RetrainConfig) -> Mapping[str, Artifact]:
     """Stores the files that settings name, by their whole paths, below `runs/<run>/inputs`.
 
+    The champion, too, if the run is to start from it: another may be champion when it is resumed.
+
     Raises:
-        StoreError: One could not be stored.
+        StoreError: One could not be read or stored.
     """
     named = {key: Path(getattr(config, key)) for key in KEPT}
-    return {
-        key: store.put_file(path, run_key(config.run, f"inputs/{key}/{path.name}"))
-        for key, path in named.items()
-        if path.is_absolute()  # a shipped table, a variant and a URL are not
-    }
+    with TemporaryDirectory(prefix="inputs-") as scratch:
+        if config.weights == CHAMPION and (champion := _fetch_champion(config, Path(scratch))):
+            named["weights"] = champion
+        return {
+            key: store.put_file(path, run_key(config.run, f"inputs/{key}/{path.name}"))
+            for key, path in named.items()
+            if path.is_absolute()  # a shipped table, a variant and a URL are not
+        }
+
+
+def _fetch_champion(config: RetrainConfig, scratch: Path) -> Path | None:
+    bucket = open_store(config.bucket)
+    found = newest(bucket, config.name)
+    if found is None:
+        log.info("%s has no champion yet: the run starts from scratch", bucket.shown)
+        return None
+    number, champion = found
+    log.info("the run starts from champion %d, of run %s", number, champion.run)
+    return bucket.get_file(champion.weights.key, scratch / "champion.pt", champion.weights)
 
 
 def input_file(info: RunInfo, key: str) -> str:

@@ -1,15 +1,15 @@
 """The lease of a stage: of all processes that may want to do it, one does, and others can tell.
 
-Attempts of a stage are numbered by exclusive creation, `stages/attempts/<stage>/00000001.json`; the
-newest one holds the lease while it gives signs of life, `stages/leases/<stage>/00000001.json`,
-written again and again. Its last writing says how it ended. A successor waits until then, or until
-there was no sign for a while; its number then tells the late predecessor that it is late.
+Attempts of a stage begin in its log, `stages/attempts/<stage>/00000001.json`; the newest one holds
+the lease while it gives signs of life, `stages/leases/<stage>/00000001.json`, written again and
+again. Its last writing says how it ended. A successor waits until then, or until there was no sign
+for a while, and takes the next number of the log: the one under which its predecessor, should it
+only be late, would have to commit.
 """
 
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,6 +18,7 @@ from typing import Any
 
 from prefect import runtime
 
+from tasks.attempts import AttemptLog, Entry
 from tasks.errors import (
     TEMPORARY,
     DamagedObjectError,
@@ -26,7 +27,7 @@ from tasks.errors import (
     TransientError,
     exit_code,
 )
-from tasks.store import Store, json_bytes
+from tasks.store import Store
 from tasks.worker import Worker, this_worker
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Lease:
     folder: str  # runs/<run>/stages
     stage: str
     attempt: int  # from 1
+    entry: int  # number in the log under which it began
     worker: Worker
     flow_run: str  # id of the Prefect flow run, "" outside of one
     _over: threading.Event = field(default_factory=threading.Event)
@@ -66,11 +68,28 @@ class Lease:
             LeaseLostError: One has.
             StoreError: The store does not say.
         """
-        if self.store.exists(_entry(self.folder, self.stage, self.attempt + 1)):
-            raise LeaseLostError(
-                f"stage {self.stage}: attempt {self.attempt + 1} has begun while attempt "
-                f"{self.attempt} gave no sign of life; this one stops and leaves the work to it"
-            )
+        if self._log.has(self.entry + 1):
+            raise self._lost()
+
+    def commit(self, record: Mapping[str, Any]) -> None:
+        """Makes the record the result of the stage, unless another attempt has begun.
+
+        Raises:
+            LeaseLostError: One has.
+            StoreError: The store does not say; it may be committed.
+        """
+        if not self._log.claim(self.entry + 1, self.attempt, {"record": record}):
+            raise self._lost()
+
+    @property
+    def _log(self) -> AttemptLog:
+        return AttemptLog(store=self.store, folder=self.folder, stage=self.stage)
+
+    def _lost(self) -> LeaseLostError:
+        return LeaseLostError(
+            f"stage {self.stage}: attempt {self.attempt + 1} has begun while attempt "
+            f"{self.attempt} gave no sign of life; this one stops and leaves the work to it"
+        )
 
     def sign(self, **outcome: Any) -> None:
         """Gives a sign of life; the last one says how the attempt ended.
@@ -85,7 +104,7 @@ class Lease:
             "ended": "",
             **outcome,
         }
-        self.store.put_json(document, _lease(self.folder, self.stage, self.attempt))
+        self.store.put_json(document, _lease(self.folder, self.stage, self.entry))
 
     def keep(self) -> None:
         """Gives signs of life until the end, in a thread of its own."""
@@ -152,38 +171,43 @@ def end_for(store: Store, folder: str, stage: str, flow_run: str, error: str) ->
     Raises:
         StoreError: The store failed.
     """
-    sign = outcome(store, folder, stage)
-    if sign is None or sign.get("flow_run") != flow_run or sign["ended"]:
+    newest, sign = _last_sign(AttemptLog(store=store, folder=folder, stage=stage))
+    if newest is None or sign.get("flow_run") != flow_run or sign["ended"]:
         return
-    attempt = sign.pop("attempt")
     end = {"ended": _now(), "exit_code": TEMPORARY, "error": error, "kind": "killed"}
-    store.put_json({**sign, **end}, _lease(folder, stage, attempt))
+    store.put_json({**sign, **end}, _lease(folder, stage, newest.begun))
 
 
 def outcome(store: Store, folder: str, stage: str) -> dict[str, Any] | None:
     """Last sign of the newest attempt of a stage, with its number; None if there is none."""
-    newest = store.newest_pointer(f"{folder}/attempts/{stage}")
+    newest, sign = _last_sign(AttemptLog(store=store, folder=folder, stage=stage))
+    return None if newest is None else {"attempt": newest.attempt, **sign}
+
+
+def _last_sign(log_: AttemptLog) -> tuple[Entry | None, dict[str, Any]]:
+    newest = log_.newest()
     if newest is None:
-        return None
-    return {"attempt": newest[0], **(_read(store, _lease(folder, stage, newest[0])) or {})}
+        return None, {}
+    return newest, _read(log_.store, _lease(log_.folder, log_.stage, newest.begun)) or {}
 
 
 def _acquire(store: Store, folder: str, stage: str, about: Mapping[str, Any]) -> Lease:
     worker, flow_run = this_worker(), str(runtime.flow_run.id or "")
+    attempts = AttemptLog(store=store, folder=folder, stage=stage)
     while True:
-        newest = store.newest_pointer(f"{folder}/attempts/{stage}")
-        number, entry = newest or (0, {})
-        if newest:
-            _wait(store, folder, stage, number, entry)
+        newest = attempts.newest()
+        number, attempt = (newest.number, newest.attempt) if newest else (0, 0)
+        if newest and newest.begun == number:  # a commit needs no waiting: its work is done
+            _wait(store, folder, stage, number, newest.doc)
         entry = {**about, "worker": asdict(worker), "flow_run": flow_run, "started": _now()}
-        entry["claim"] = uuid.uuid4().hex  # bytes tell claims apart; threads share the rest
-        if store.claim(json_bytes(entry), _entry(folder, stage, number + 1)):
-            break  # otherwise another one was quicker: look at it
+        if attempts.claim(number + 1, attempt + 1, entry):
+            break  # otherwise another one was quicker, or that one is done: look at it
     lease = Lease(
         store=store,
         folder=folder,
         stage=stage,
-        attempt=number + 1,
+        attempt=attempt + 1,
+        entry=number + 1,
         worker=worker,
         flow_run=flow_run,
     )
@@ -245,12 +269,8 @@ def _read(store: Store, key: str) -> dict[str, Any] | None:
         return None
 
 
-def _entry(folder: str, stage: str, attempt: int) -> str:
-    return f"{folder}/attempts/{stage}/{attempt:08d}.json"
-
-
-def _lease(folder: str, stage: str, attempt: int) -> str:
-    return f"{folder}/leases/{stage}/{attempt:08d}.json"
+def _lease(folder: str, stage: str, entry: int) -> str:
+    return f"{folder}/leases/{stage}/{entry:08d}.json"
 
 
 def _now() -> str:

@@ -17,7 +17,7 @@ from yolov5_core.data_yaml import read_data_yaml
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 # the same bytes of weights need the same number of threads
 _PASSED_ON = (CREDENTIALS, "STORAGE_EMULATOR_HOST", "OMP_NUM_THREADS")
-_PUBLISHES = ("train", "upload")
+_PUBLISHES = ("train", "upload", "promote")
 
 
 def container_variables(

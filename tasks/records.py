@@ -9,12 +9,16 @@ from typing import Any
 
 from tasks.settings import RetrainConfig
 
-STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "plot")  # in their order
+# In their order.
+STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "promote", "plot")
 
 
 def stages_of(config: RetrainConfig) -> list[str]:
-    """The stages that a run has: without a bucket there is nothing to upload to."""
-    return [stage for stage in STAGES if stage != "upload" or config.bucket]
+    """The stages that a run has: without a bucket there is neither upload nor champion."""
+    left_out = set() if config.bucket else {"upload", "promote"}
+    if not config.promote:
+        left_out.add("promote")
+    return [stage for stage in STAGES if stage not in left_out]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

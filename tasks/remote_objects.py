@@ -24,8 +24,7 @@ class RemoteObjects:
         else:
             self._fs.pipe_file(path, content)
         try:
-            with self._fs.open(path, "rb") as file:
-                same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            same = self.sha256(path) == sha256
         except FileNotFoundError:  # acknowledged and yet not there
             same = False
         if not same:
@@ -61,6 +60,11 @@ class RemoteObjects:
         """Bytes of an object, None if it is a folder."""
         info = self._fs.info(path)
         return int(info["size"]) if info["type"] == "file" else None
+
+    def sha256(self, path: str) -> str:
+        """Sha256 of an object, hexadecimal; all of it is read."""
+        with self._fs.open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def below(self, folder: str) -> list[str]:
         """Paths of all objects below a folder."""

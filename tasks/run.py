@@ -10,7 +10,7 @@ from typing import Any
 from tasks.errors import MissingObjectError
 from tasks.inputs import keep_inputs
 from tasks.records import Artifact, RunInfo
-from tasks.settings import LATEST, SAMPLE, RetrainConfig
+from tasks.settings import CHAMPION, LATEST, SAMPLE, RetrainConfig
 from tasks.settings_files import config_from_mapping, config_to_mapping, merge_resumed
 from tasks.stage import code_version, run_key
 from tasks.store import Store, open_store
@@ -40,7 +40,7 @@ def preflight(config: RetrainConfig) -> None:
                 f"image_size={config.image_size}: cfg={config.cfg} needs a multiple of {needed}, "
                 f"such as {near}"
             )
-    if config.weights and "://" not in config.weights:
+    if config.weights not in ("", CHAMPION) and "://" not in config.weights:
         local_weights(config.weights)
     open_store(config.store).check_writable()
     if config.bucket:

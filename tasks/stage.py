@@ -1,7 +1,9 @@
 """The stage protocol: a stage runs once for the same inputs, and its record, written last, says so.
 
 An attempt first takes the stage's lease, so attempts have numbers, failed ones leave a trace, and
-no two work at once. Work happens in a scratch folder; what counts goes to the store, verified.
+no two work at once. Work happens in a scratch folder; what counts goes to the store, verified. The
+record is an entry of the log of attempts, where one that was taken for dead can put none any more;
+`stages/<stage>.json` is its copy for people and other programs.
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tasks.attempts import AttemptLog
 from tasks.errors import DamagedObjectError, MissingObjectError
 from tasks.lease import Lease, leased
 from tasks.records import Artifact, StageRecord
@@ -120,10 +123,12 @@ def run_stage(
 
     if record := done():
         log.info("stage %s already done in run %s, skipping", stage, run)
+        _copy(store, run, stage)
         return record
     with leased(store, run_key(run, "stages"), stage, {"inputs_digest": digest}) as lease:
         if lease.attempt > 1 and (record := done()):  # by whoever held the lease before
             log.info("stage %s was done meanwhile in run %s", stage, run)
+            _copy(store, run, stage)
             return record
         return _do(store, run, inputs, digest, work, lease)
 
@@ -159,21 +164,16 @@ def _do(
         container=lease.worker.container,
         code=code_version(),
     )
-    lease.check()
-    store.put_json(asdict(record), _record_key(run, stage))
+    lease.commit(asdict(record))
+    _copy(store, run, stage)
     log.info("stage %s done in %.1f s, %d outputs", stage, seconds, len(record.outputs))
     return _parse(json.loads(json.dumps(asdict(record))))
 
 
 def read_stage(store: Store, run: str, stage: str) -> StageRecord | None:
     """The record of a finished stage, None if there is none that can be read."""
-    try:
-        return _parse(store.read_json(_record_key(run, stage)))
-    except MissingObjectError:
-        return None
-    except (DamagedObjectError, TypeError, KeyError) as error:
-        log.warning("the record of stage %s of run %s is unreadable (%s)", stage, run, error)
-        return None
+    found = _committed(store, run, stage)
+    return found or _read_copy(store, run, stage)  # runs of earlier versions have nothing else
 
 
 def inputs_digest(stage: str, inputs: Mapping[str, Any]) -> str:
@@ -230,6 +230,33 @@ def _commit() -> str:
     return answer.stdout.strip()
 
 
+def _committed(store: Store, run: str, stage: str) -> StageRecord | None:
+    """The record of the newest attempt that committed."""
+    attempts = AttemptLog(store=store, folder=run_key(run, "stages"), stage=stage)
+    for doc in attempts.records():
+        try:
+            return _parse(doc)
+        except (TypeError, KeyError) as error:
+            log.warning("a commit of stage %s of run %s is unreadable (%s)", stage, run, error)
+    return None
+
+
+def _copy(store: Store, run: str, stage: str) -> None:
+    """Makes the copy what was committed last, whoever wrote it before or writes it now."""
+    while (record := _committed(store, run, stage)) not in (None, _read_copy(store, run, stage)):
+        store.put_json(asdict(record), _record_key(run, stage))
+
+
+def _read_copy(store: Store, run: str, stage: str) -> StageRecord | None:
+    try:
+        return _parse(store.read_json(_record_key(run, stage)))
+    except MissingObjectError:
+        return None
+    except (DamagedObjectError, TypeError, KeyError) as error:
+        log.warning("the record of stage %s of run %s is unreadable (%s)", stage, run, error)
+        return None
+
+
 def _record_key(run: str, stage: str) -> str:
     return run_key(run, f"stages/{stage}.json")
 
@@ -240,8 +267,14 @@ def _parse(doc: Mapping[str, Any]) -> StageRecord:
 
 
 def _complete(store: Store, record: StageRecord) -> bool:
-    found = in_parallel(lambda output: store.size(output.key), record.outputs)
-    return found == [output.size for output in record.outputs]
+    """Whether all outputs are what was recorded: a late attempt may have written over them."""
+    found = in_parallel(store.holds, record.outputs)
+    for output, held in zip(record.outputs, found, strict=True):
+        if not held:
+            log.warning(
+                "stage %s is done again: %s is gone or changed", record.stage, store.url(output.key)
+            )
+    return all(found)
 
 
 def _now() -> str:

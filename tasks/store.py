@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,10 +28,11 @@ from tasks.errors import (
     StoreUnavailableError,
     explained,
 )
-from tasks.folder_objects import FolderObjects, part_of
+from tasks.folder_objects import FolderObjects
 from tasks.records import Artifact
 from tasks.remote_objects import RemoteObjects
 from tasks.secrets import NO_SECRETS, holds_secret, without_secrets
+from yolov5_core.durable import part_of
 
 if TYPE_CHECKING:
     from tasks.google_objects import GoogleObjects
@@ -231,6 +232,21 @@ class Store:
         """Whether there is an object under a key, now."""
         return self.size(key) is not None
 
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether the object recorded is there and still the same.
+
+        Raises:
+            StoreError: The store does not say.
+        """
+        if self.size(artifact.key) != artifact.size:
+            return False
+        try:
+            with self._explained("look up", artifact.key):
+                digest = self.objects.sha256(self._path(artifact.key))
+        except MissingObjectError:
+            return False
+        return digest in ("", artifact.sha256)
+
     def keys(self, prefix: str) -> list[str]:
         """Keys of all objects below a folder ("": the root), at any depth, sorted."""
         with self._explained("list", prefix):
@@ -275,30 +291,45 @@ class Store:
             StoreUnavailableError: Others take every number first.
             StoreError: The store failed.
         """
-        data = json_bytes({**doc, "claim": uuid.uuid4().hex})
         first = self._highest(prefix) + 1
         for number in range(first, first + _TAKEN):  # a taken one leads to the next: no gaps
-            if self.claim(data, f"{prefix}/{number:08d}.json"):
+            if self.claim_pointer(prefix, number, doc):
                 return number
         raise StoreUnavailableError(
             f"cannot add to {self.url(prefix)}: others took the {_TAKEN} numbers from {first} on; "
             "see who writes there all the time, then run again"
         )
 
+    def claim_pointer(self, prefix: str, number: int, doc: Mapping[str, Any]) -> bool:
+        """Adds an entry to a pointer log under just this number; False if another one has it.
+
+        Raises:
+            StoreError: It cannot be told who has it.
+        """
+        claim = {**doc, "claim": uuid.uuid4().hex}  # bytes tell claims apart
+        return self.claim(json_bytes(claim), f"{prefix}/{number:08d}.json")
+
     def newest_pointer(self, prefix: str) -> tuple[int, dict[str, Any]] | None:
         """Number and document of the newest readable entry of a pointer log, None without any."""
-        newest = self._highest(prefix)
-        while self.exists(f"{prefix}/{newest + 1:08d}.json"):  # one that the listing did not have
-            newest += 1
-        for number in range(newest, 0, -1):
+        return next(self.pointers(prefix, self.highest_pointer(prefix)), None)
+
+    def pointers(self, prefix: str, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Numbers and documents of the readable entries of a pointer log, from one downwards."""
+        for number in range(start, 0, -1):
             try:
                 doc = self.read_json(f"{prefix}/{number:08d}.json")
             except (DamagedObjectError, MissingObjectError) as error:
                 log.warning("skipping an entry: %s", error)
                 continue
             doc.pop("claim", None)
-            return number, doc
-        return None
+            yield number, doc
+
+    def highest_pointer(self, prefix: str) -> int:
+        """The highest number of a pointer log, readable or not; 0 without any."""
+        newest = self._highest(prefix)
+        while self.exists(f"{prefix}/{newest + 1:08d}.json"):  # one that the listing did not have
+            newest += 1
+        return newest
 
     def _highest(self, prefix: str) -> int:
         """The highest number of a pointer log that a listing has, 0 without any."""

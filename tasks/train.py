@@ -5,12 +5,13 @@ on from the newest checkpoint. Nothing else says whether there is anything left 
 that stopped early is over for every later attempt too.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,13 +21,17 @@ from tasks import checkpoints
 from tasks.datasets import open_run_data
 from tasks.digests import file_sha256
 from tasks.epochs import TrainingRun, run_epoch
-from tasks.errors import StoreError
 from tasks.inputs import identity, input_file
+from tasks.interrupts import Termination, termination
 from tasks.live import LiveView
 from tasks.progress import progress_bar
+from tasks.quotas import require_room
 from tasks.records import Prepared, RunInfo, StageRecord
+from tasks.recovery import remedy
+from tasks.settings import CHAMPION
 from tasks.stage import StageContext, code_identity, run_stage
 from tasks.store import open_store
+from tasks.time_limit import time_limit
 from tasks.weights import fetch_weights, first_model
 from yolov5_core import checkpoint
 from yolov5_core.boxes import denormalise
@@ -37,6 +42,7 @@ from yolov5_core.pictures import Boxes, draw_batch
 from yolov5_core.plots import plot_labels
 from yolov5_core.results import format_row
 from yolov5_core.start import fit_anchors
+from yolov5_core.step_policy import StepPolicy
 from yolov5_core.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -80,7 +86,13 @@ def train_stage(info: RunInfo, prepared: Prepared) -> StageRecord:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    return run_stage(open_store(config.store), info.run, "train", inputs, work)
+    def in_time(record: StageRecord) -> bool:
+        """Whether a record counts: training that a limit ended goes on under another limit."""
+        before = (record.result.get("max_hours", 0.0), record.result.get("ends", ""))
+        by_time = record.result.get("stopped_by", "").startswith(("max_hours", "deadline"))
+        return not by_time or before == (config.max_hours, info.ends)
+
+    return run_stage(open_store(config.store), info.run, "train", inputs, work, in_time)
 
 
 def train_config(info: RunInfo) -> TrainConfig:
@@ -129,59 +141,121 @@ def pick_device(device: str) -> torch.device:
 
 def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[str, Any]:
     cv2.setNumThreads(0)  # its thread pool does not survive the fork of the loader's workers
-    run = _begin(context, info, prepared)
-    trainer, started = run.trainer, time.monotonic()
-    first_epoch = trainer.epoch
+    changed: _Changed | None = None
+    while True:
+        with termination() as stop:
+            run = _begin(context, info, prepared, stop, changed)
+            try:
+                return _train_epochs(run)
+            except Exception as error:
+                changed = _changed(run, error)
+                if changed is None:
+                    raise
+        del run  # and with it the memory that was too little
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _train_epochs(run: TrainingRun) -> Mapping[str, Any]:
+    trainer, context, started = run.trainer, run.context, time.monotonic()
+    before = len(trainer.history)
     view = LiveView()
     view.show(trainer)
-    while not trainer.over:
+    while not (trainer.over or run.out_of_time):
         run_epoch(run)
         view.show(trainer)
-    if stopped_early := trainer.epoch < info.config.epochs:
-        _say_why(run)
+    stopped_by = "" if len(trainer.history) == run.info.config.epochs else _why_early(run)
     pointer = checkpoints.newest(context.store, context.run)
-    if pointer is None:  # not reachable: the final epoch always saves
-        raise StoreError(f"{context.store.url(context.run)}: the checkpoint log is gone")
-    context.outputs.append(pointer.last)
-    if pointer.best is not None and pointer.best != pointer.last:
+    if pointer is None or pointer.finished is None:  # without a finished epoch time was too short
+        raise ConfigError(
+            f"{run.limit.setting}: not even one epoch was done by then; give training more time "
+            f"and resume run {run.info.run}: what was done is saved"
+        )
+    context.outputs.append(pointer.finished)
+    if pointer.best is not None and pointer.best != pointer.finished:
         context.outputs.append(pointer.best)
     context.outputs.extend(  # whoever needs the room may delete one
         kept for kept in pointer.kept if context.store.size(kept.key) == kept.size
     )
-    epochs, hours = trainer.epoch - first_epoch, (time.monotonic() - started) / 3600
+    epochs, hours = len(trainer.history) - before, (time.monotonic() - started) / 3600
     log.info("%d epochs completed in %.3f hours.", epochs, hours)
     return {
-        "last": asdict(pointer.last),
+        "last": asdict(pointer.finished),
         "best": asdict(pointer.best) if pointer.best else None,
         "best_epoch": trainer.best_epoch,
         "best_fitness": trainer.best_fitness,
         "results": format_row(trainer.history[-1][0]).split(),  # as text: JSON has no NaN
-        "stopped_early": stopped_early,
+        "stopped_early": bool(stopped_by),
+        "stopped_by": stopped_by,
+        "ends": run.info.ends,
+        "max_hours": run.info.config.max_hours,
+        "changes": run.lineage.get("changes", []),
         "epochs": epochs,
         "hours": hours,
     }
 
 
-def _say_why(run: TrainingRun) -> None:
-    trainer, config = run.trainer, run.info.config
+def _why_early(run: TrainingRun) -> str:
+    """The setting that ended training, and a log line that says how to go on."""
+    trainer, config, done = run.trainer, run.info.config, len(run.trainer.history)
+    if run.out_of_time:
+        log.info(
+            "training stopped in time, after epoch %d of %d: %s leaves none for another; to go on, "
+            "resume run %s with more",
+            done,
+            config.epochs,
+            run.limit.setting,
+            run.info.run,
+        )
+        return run.limit.setting
     log.info(
         "training stopped early, after epoch %d of %d: no fitness above %.4g in the last %d "
         "evaluations (patience); to go on, resume run %s with more patience, 0 for all epochs",
-        trainer.epoch,
+        done,
         config.epochs,
         trainer.best_fitness,
         config.patience,
         run.info.run,
     )
+    return f"patience={config.patience}"
 
 
-def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> TrainingRun:
+class _Changed(NamedTuple):
+    """What the next try does otherwise."""
+
+    policy: StepPolicy
+    note: Mapping[str, Any]  # for the lineage
+
+
+def _changed(run: TrainingRun, error: Exception) -> _Changed | None:
+    trainer = run.trainer
+    found = remedy(error, trainer.policy, run.info.config.batch_size)
+    if found is None:
+        return None
+    policy, change = found
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    log.warning("step %d failed: %s", trainer.step, why)
+    log.warning("going on from the last saved state: %s", change)
+    note = {"epoch": trainer.epoch, "step": trainer.step, "change": change, "why": why}
+    return _Changed(policy, note)
+
+
+def _begin(
+    context: StageContext,
+    info: RunInfo,
+    prepared: Prepared,
+    stop: Termination,
+    changed: _Changed | None,
+) -> TrainingRun:
     """Model, data and trainer, at the newest checkpoint if there is one."""
     config, training = info.config, train_config(info)
     device = pick_device(config.device)
     data = open_run_data(context.store, prepared, config)
     names, splits = data.names, data.splits
-    pointer = checkpoints.newest(context.store, context.run)
+    pointer = checkpoints.resume(context.store, context.run, context.lease.attempt)
+    parent: Mapping[str, Any]
+    trained_s = 0.0
     if pointer is None:
         model, parent = _first_model(context, info, splits["train"], len(names))
         trainer = Trainer(training, model, splits["train"], splits["val"], device)
@@ -191,17 +265,25 @@ def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> Training
         model, parent = checkpoint.build_detector(state, pointer.last.key), state["lineage"]
         trainer = Trainer(training, model, splits["train"], splits["val"], device)
         trainer.restore(state)
-        log.info("continuing after epoch %d from %s", pointer.epoch, pointer.last.key)
+        trained_s = state["resume"].get("trained_s", 0.0)  # earlier versions did not count
+        log.info("continuing after epoch %d%s from %s", pointer.epoch + 1,
+                 f" and {pointer.batch} batches" if pointer.batch else "",
+                 pointer.last.key)  # fmt: skip
+    if changed:
+        trainer.use(changed.policy)
+    changes = [*parent.get("changes", ()), *([changed.note] if changed else ())]
     lineage = {
         "run": info.run,
         "data": prepared.digest,
         "code": code_identity(),
         "parent": config.weights,
         "parent_sha256": parent["parent_sha256"],
+        **({"changes": changes} if changes else {}),
     }
+    reserve = require_room(context, trainer, config)
     if config.cache_images:
         with progress_bar("caching pictures") as progress:
-            trainer.cache_images(progress)
+            trainer.cache_images(progress, reserve)
     log.info(
         "training on %s: %d pictures, %d validation pictures, %d classes",
         device,
@@ -209,7 +291,16 @@ def _begin(context: StageContext, info: RunInfo, prepared: Prepared) -> Training
         len(splits["val"]),
         len(names),
     )
-    return TrainingRun(context, info, names, trainer, lineage)
+    return TrainingRun(
+        context=context,
+        info=info,
+        names=names,
+        trainer=trainer,
+        lineage=lineage,
+        stop=stop,
+        limit=time_limit(config.max_hours, trained_s, config.deadline, info.ends),
+        trained_s=trained_s,
+    )
 
 
 def _first_model(
@@ -218,6 +309,8 @@ def _first_model(
     """The model of a run's first attempt, with anchors that fit, and its parent's digest."""
     config, hyp = info.config, train_config(info).hyp
     named = input_file(info, "weights")
+    if named == CHAMPION:  # there was none when the run began
+        named = ""
     weights = fetch_weights(named, context.scratch) if named else None
     model = first_model(
         cfg=input_file(info, "cfg"),

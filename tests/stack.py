@@ -27,6 +27,7 @@ from tasks.settings_files import config_to_mapping
 
 ROOT = Path(__file__).parents[1]
 COMMAND_S = 300  # for an up or down on a busy machine
+STALL_S = 60  # for which Prefect's server on SQLite may not write, now and then (its busy time-out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,8 @@ class Stack:
         return state
 
     def finished(self, run: UUID, timeout_s: float) -> State[Any]:
-        """The final state of a run, once it has one."""
-        self.wait(timeout_s, lambda: self.state(run).is_final(), f"run {run} to end")
+        """The final state of a run, once it has one; a stall of the server is added to the wait."""
+        self.wait(timeout_s + STALL_S, lambda: self.state(run).is_final(), f"run {run} to end")
         return self.state(run)
 
     def wait(self, timeout_s: float, is_so: Callable[[], Any], what: str) -> None:

@@ -20,11 +20,15 @@ PACKAGES = ("flows", "tasks", "yolov5_core")
 # Reading down is reading the system: a module imports only modules above it.
 CORE = (
     # what a run is told, and its randomness
+    "limits",
+    "strict_yaml",
     "config",
     "randomness",
     # pictures and labels as people have them
     "faults",
     "dataset",
+    "durable",
+    "memory",
     "files",
     "boxes",
     "decode",
@@ -57,9 +61,10 @@ CORE = (
     "loss",
     "nms",
     # files
-    "checkpoint",
+    "zips",
     "inert_pickle",
     "torch_archive",
+    "checkpoint",
     "foreign",
     # training and evaluation
     "start",
@@ -69,6 +74,8 @@ CORE = (
     "loader",
     "metrics",
     "evaluation",
+    "bootstrap",
+    "promotion",
     "sizes",
     "coco_metrics",
     "worst",
@@ -76,6 +83,9 @@ CORE = (
     "evaluation_report",
     "evaluate",
     "results",
+    "epochs",
+    "loss_watch",
+    "step_policy",
     "trainer",
     # what people look at
     "events",
@@ -92,6 +102,7 @@ CORE = (
     "page",
     "report_html",
     "report_markdown",
+    "promotion_text",
     "report_samples",
     "run_card_changes",
     "run_card_style",
@@ -104,7 +115,7 @@ CORE = (
 )
 WITH_TORCH = (
     *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
-    *("optimizer", "ema", "loader", "evaluate", "trainer"),
+    *("optimizer", "ema", "loader", "evaluate", "loss_watch", "step_policy", "trainer"),
 )
 WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)
 LIGHT_TASKS = ("tasks.errors", "tasks.records", "tasks.settings")  # what `--help` needs

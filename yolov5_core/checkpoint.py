@@ -12,12 +12,8 @@ A checkpoint is a dictionary of tensors and plain values:
     resume              what else an exact continuation needs, None when stripped
 """
 
-import errno
 import io
-import os
-import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +21,13 @@ import torch
 from torch import Tensor
 
 from yolov5_core.architecture import from_mapping
+from yolov5_core.durable import FULL, part_of, settle
+from yolov5_core.limits import MAX_CHECKPOINT_BYTES
 from yolov5_core.model import Detector
+from yolov5_core.torch_archive import ArchiveError, TorchArchive
 
 FORMAT = "yolov5-retrain checkpoint"
 VERSION = 1
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(ValueError):
@@ -52,57 +49,39 @@ def save(payload: Mapping[str, Any], path: Path) -> None:
     # of its own, which says neither "disk full" nor "terminated".
     content = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **payload}, content)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        with part_of(path) as part:
+            part.write_bytes(content.getbuffer())
+            settle(part, path)
     except OSError as error:
-        full = error.errno in _FULL
+        full = error.errno in FULL
         why = "no space left on the disk" if full else str(error)
         fix = "free some space" if full else "make the folder writable"
         raise CheckpointWriteError(
             f"{path}: could not save the checkpoint: {why}; {fix} or choose another store, then "
             "resume the run: the last saved epoch is intact"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)  # gone already if all went well
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint of ours to the CPU; nothing in the file is executed.
 
     Raises:
-        CheckpointError: Missing, truncated, damaged, not ours, or of a newer version.
+        CheckpointError: Missing, truncated, damaged, too large, forged, not ours, or of a newer
+            version.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: not a checkpoint, or cut short: copy or train it again")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not compare checksums
+        # torch compares no checksums, and believes what a file says of its sizes
+        with TorchArchive(path, MAX_CHECKPOINT_BYTES) as archive:
+            archive.require_plain()
         payload = torch.load(path, map_location="cpu", weights_only=True)
+    except ArchiveError as error:
+        raise CheckpointError(str(error)) from error
     except Exception as error:  # torch raises a dozen kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: damaged, or it holds more than tensors and plain values: {reason}"
-        ) from error
-    if damaged is not None:
-        raise CheckpointError(f"{path}: damaged, its part {damaged} was changed: copy it again")
+        raise CheckpointError(f"{path}: damaged, torch cannot read it: {reason}") from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this program")
     if payload.get("version") != VERSION:  # there was none before 1

@@ -6,8 +6,6 @@ memory that is really there, and the weights are collected by walking the record
 """
 
 import logging
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +17,9 @@ import torch
 from torch import Tensor
 
 from yolov5_core.inert_pickle import InertArray, InertObject, StoredTensor
-from yolov5_core.torch_archive import MAX_PICKLE, ArchiveError, TorchArchive, kind_of
+from yolov5_core.limits import MAX_CHECKPOINT_BYTES, MAX_PICKLE_BYTES
+from yolov5_core.torch_archive import ArchiveError, TorchArchive, kind_of
+from yolov5_core.zips import ZIP_FAULTS, open_zip
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,13 @@ class PublicCheckpoint:
 def is_public_checkpoint(path: Path) -> bool:
     """Tells whether a file looks like a public YOLOv5 checkpoint, without reading its pickle."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, open_zip(file, MAX_CHECKPOINT_BYTES) as archive:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(names) != 1:
                 return False
             with archive.open(names[0]) as member:
-                return b"models.yolo" in member.read(MAX_PICKLE)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError):
+                return b"models.yolo" in member.read(MAX_PICKLE_BYTES)
+    except ZIP_FAULTS:
         return False
 
 

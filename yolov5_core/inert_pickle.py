@@ -11,17 +11,25 @@ Source: spec A.8; the instructions are those of the standard library's `pickleto
 
 import math
 import pickletools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from yolov5_core.limits import MAX_PICKLE_BYTES, MAX_PICKLE_COPIES, MAX_PICKLE_STEPS
+
 _STORAGE_DTYPES = {
     "torch.HalfStorage": "<f2",
     "torch.FloatStorage": "<f4",
     "torch.LongStorage": "<i8",
+}
+_OUR_STORAGE_DTYPES = {  # BFloat16, which NumPy lacks, by its size
+    **_STORAGE_DTYPES,
+    **{"torch.DoubleStorage": "<f8", "torch.BFloat16Storage": "<u2", "torch.BoolStorage": "|b1"},
+    **{"torch.ByteStorage": "|u1", "torch.CharStorage": "|i1"},
+    **{"torch.ShortStorage": "<i2", "torch.IntStorage": "<i4"},
 }
 _OBJECTS = {  # become InertObject: modules of the public program and of torch, and its options
     *("models.yolo.DetectionModel", "models.yolo.Model", "models.yolo.Detect"),
@@ -43,6 +51,10 @@ _CALLED = {  # become the stand-ins of _call
     *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
 }
 ALLOWED_GLOBALS = frozenset({*_STORAGE_DTYPES, *_OBJECTS, *_CALLED})
+_OUR_GLOBALS = frozenset(
+    {*_OUR_STORAGE_DTYPES, "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"}
+)
+_ITEM = 100  # bytes that an entry of a list, set or dict takes, about
 _NUMPY_CODES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
@@ -95,10 +107,10 @@ class _Name:
 class _NumpyType:
     code: str  # such as f8; only little-endian or one-byte types pass
 
-    def decode(self, raw: bytes) -> list[Any]:
+    def decode(self, raw: bytes, count: int) -> list[Any]:
         dtype = np.dtype(f"<{self.code}")
-        if len(raw) % dtype.itemsize:
-            raise PickleRefusedError(f"{len(raw)} bytes are no NumPy {self.code} numbers")
+        if len(raw) != count * dtype.itemsize:
+            raise PickleRefusedError(f"{len(raw)} bytes are not {count} NumPy {self.code} numbers")
         return np.frombuffer(raw, dtype).tolist()
 
 
@@ -106,7 +118,7 @@ def read_inert(data: bytes) -> Any:
     """Returns the value a pickle describes, made of plain values and the inert records above.
 
     Args:
-        data: The whole pickle, protocol 2; memory and time grow linearly with its length.
+        data: The whole pickle, protocol 2; memory and time are bounded, see limits.py.
 
     Returns:
         dict, list, tuple, frozenset of str, str, bytes, int, float, bool, None, StoredTensor,
@@ -116,29 +128,61 @@ def read_inert(data: bytes) -> Any:
         PickleRefusedError: A global outside `ALLOWED_GLOBALS`, an instruction PyTorch does not
             write, or damaged data.
     """
-    machine = _Machine()
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            machine.step(opcode.name, argument)
-    except PickleRefusedError:
-        raise
-    except ValueError as error:  # genops: cut off or not a pickle
-        raise PickleRefusedError(f"not a complete pickle: {error}") from error
+    machine = _Machine(ALLOWED_GLOBALS, _STORAGE_DTYPES)
+    machine.run(data)
     return machine.pop()
+
+
+def plain_tensors(data: bytes) -> tuple[list[Storage], list[StoredTensor]]:
+    """The storages and tensors of a pickle that holds nothing but plain values and tensors.
+
+    What `torch.load(weights_only=True)` allows is wider: it would hash nested keys, and believe a
+    tensor's claims about its size. A pickle that passes here cannot ask it for either.
+
+    Raises:
+        PickleRefusedError: It asks for more, or is damaged.
+    """
+    machine = _Machine(_OUR_GLOBALS, _OUR_STORAGE_DTYPES)
+    machine.run(data)
+    machine.pop()
+    return machine.storages, machine.tensors
 
 
 class _Machine:
     """The stack machine; a method an instruction."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: Collection[str], dtypes: Mapping[str, str]) -> None:
+        self.allowed, self.dtypes = allowed, dtypes
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: list[Any] = []
+        self.storages: list[Storage] = []
+        self.tensors: list[StoredTensor] = []
+        self.copied = 0
 
-    def step(self, instruction: str, argument: Any) -> None:
+    def run(self, data: bytes) -> None:
+        if len(data) > MAX_PICKLE_BYTES:
+            raise PickleRefusedError(f"{len(data)} bytes, over the limit of {MAX_PICKLE_BYTES}")
+        try:
+            for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+                self.step(opcode.name, argument, number)
+        except PickleRefusedError:
+            raise
+        except ValueError as error:  # genops: cut off or not a pickle
+            raise PickleRefusedError(f"not a complete pickle: {error}") from error
+
+    def step(self, instruction: str, argument: Any, number: int) -> None:
+        if number == MAX_PICKLE_STEPS:
+            raise PickleRefusedError(f"more than {MAX_PICKLE_STEPS} instructions")
         if instruction not in _STEPS:
             raise PickleRefusedError(f"instruction {instruction} is not one PyTorch writes")
         _STEPS[instruction](self, argument)
+
+    def require_room(self, size: int) -> None:
+        """Counts bytes that an instruction makes of what exists: a loop of such is a bomb."""
+        self.copied += size
+        if self.copied > MAX_PICKLE_COPIES:
+            raise PickleRefusedError(f"it copies its own parts to {self.copied} bytes and more")
 
     def pop(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
@@ -180,8 +224,8 @@ class _Machine:
 
     def global_name(self, pair: str) -> None:
         name = pair.replace(" ", ".", 1)
-        if name not in ALLOWED_GLOBALS:
-            raise PickleRefusedError(f"global {name!r} is not one a YOLOv5 checkpoint needs")
+        if name not in self.allowed:
+            raise PickleRefusedError(f"global {name[:200]!r} is not one a YOLOv5 checkpoint needs")
         self.push(_Name(name))
 
     def tuple_of(self, count: int) -> None:
@@ -215,12 +259,15 @@ class _Machine:
         state, target = self.pop(), self.top()
         match target, state:
             case InertObject(), dict() if all(isinstance(key, str) for key in state):
+                self.require_room(len(state) * _ITEM)
                 target.attributes.update(state)
+            case dict(), {"_metadata": dict()} if len(state) == 1:  # versions of a state_dict
+                pass
             case InertArray(), (_, tuple(shape), _NumpyType() as numpy_type, _, bytes(raw)):
-                values = numpy_type.decode(raw)
-                if not are_counts(shape) or math.prod(shape) != len(values):
-                    raise PickleRefusedError("a NumPy array whose shape and bytes disagree")
-                target.values = values
+                if not are_counts(shape):
+                    raise PickleRefusedError("a NumPy array whose shape is not whole numbers")
+                self.require_room(len(raw) * _ITEM)
+                target.values = numpy_type.decode(raw, math.prod(shape))
             case _NumpyType(), (3, "<" | "|", None, None, None, -1, -1, 0):
                 pass
             case _:
@@ -230,17 +277,24 @@ class _Machine:
         arguments, name = self.pop(), self.pop()
         if not isinstance(name, _Name) or type(arguments) is not tuple:
             raise PickleRefusedError(f"cannot call {type(name).__name__}")
+        items = sum(len(each) for each in arguments if isinstance(each, list | tuple))
+        texts = sum(len(each) for each in arguments if isinstance(each, str | bytes))
+        self.require_room(items * _ITEM + texts)
         call = {"torch": _call_torch, "numpy": _call_numpy}.get(
             name.name.split(".")[0], _call_plain
         )
-        self.push(call(name.name, arguments))
+        made = call(name.name, arguments)
+        if isinstance(made, StoredTensor):
+            self.tensors.append(made)
+        self.push(made)
 
     def persistent(self, _: Any) -> None:
         match self.pop():
             case ("storage", _Name(name), str(key), str(), int(count)) if (
-                name in _STORAGE_DTYPES and count >= 0
+                name in self.dtypes and count >= 0
             ):
-                self.push(Storage(_STORAGE_DTYPES[name], key, count))
+                self.storages.append(Storage(self.dtypes[name], key, count))
+                self.push(self.storages[-1])
             case _:
                 raise PickleRefusedError("a persistent entry that is not a tensor storage")
 
@@ -276,9 +330,7 @@ def _call_numpy(name: str, arguments: tuple[Any, ...]) -> Any:
         case "_reconstruct", (_Name("numpy.ndarray"), *_):
             return InertArray()
         case "scalar", (_NumpyType() as numpy_type, bytes(raw)):
-            values = numpy_type.decode(raw)
-            if len(values) == 1:
-                return values[0]
+            return numpy_type.decode(raw, 1)[0]
     raise PickleRefusedError(f"cannot call {name} with these arguments")
 
 

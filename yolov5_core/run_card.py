@@ -7,6 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from yolov5_core import promotion_text
 from yolov5_core import run_card_changes as changes
 from yolov5_core.page import Safe, badge, bullets, figures, page, paragraph, safe, section, table
 from yolov5_core.run_card_changes import Difference, Figure, duration, moment
@@ -45,6 +46,7 @@ def run_card_html(facts: Facts, pictures: Sequence[tuple[str, str]]) -> str:
         _fault(facts),
         _tiles(facts),
         _changed(facts),
+        _promotion(facts),
         _data(facts),
         curves(facts),
         trend(facts),
@@ -182,6 +184,22 @@ def _changed(facts: Facts) -> Safe:
     if facts["night"]["metrics"]:
         parts.append(Safe(f'<div class="over">{safe(_RULE)}</div>'))
     return section("What changed since the previous run", *parts)
+
+
+def _promotion(facts: Facts) -> Safe:
+    """The comparison with the champion, class by class."""
+    found = facts["promotion"]
+    if not found or not found["numbers"]:
+        return Safe("")
+    numbers = found["numbers"]
+    words = (
+        f"Fitness {numbers['champion']:.4f} for the champion, {numbers['challenger']:.4f} for the "
+        f"new model, on the same {numbers['images']:,} pictures: {numbers['gain']:+.4f}, ahead in "
+        f"{100 * numbers['chance_of_better']:.0f} of 100 draws of them."
+    )
+    rows = [promotion_text.class_cells(row) for row in numbers["classes"]]
+    shown = table(promotion_text.CLASS_COLUMNS, rows, "full")
+    return section("Against the champion", paragraph(words), shown)
 
 
 def _count(value: float | None, sign: str = "") -> str:

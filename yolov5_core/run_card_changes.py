@@ -6,6 +6,8 @@ A difference is told with its size and never called significant: one run each is
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from yolov5_core import promotion_text
+
 SAME = 0.01  # of mAP50-95 and the other means: below it two runs are about the same
 SAME_CLASS = 0.02  # of one class, which has fewer labels
 METRICS = {
@@ -161,7 +163,7 @@ def _text(value: object) -> str:
 
 def notices(facts: Facts) -> list[Notice]:
     """What to know before anything else, the gravest first."""
-    found = [*_data(facts), *_classes(facts), *_running(facts), *_told(facts)]
+    found = [*_data(facts), *_classes(facts), *_champion(facts), *_running(facts), *_told(facts)]
     found += [Notice("warn", f"Not on this card: {remark}") for remark in facts["remarks"]]
     order = ("stop", "warn", "info")
     return sorted(found, key=lambda notice: order.index(notice.level))
@@ -233,6 +235,12 @@ def _source(code: str) -> str:
     return code.rpartition(" source ")[2]
 
 
+def _champion(facts: Facts) -> Iterator[Notice]:
+    found = facts["promotion"]
+    if found:
+        yield Notice("info" if found["promoted"] else "warn", promotion_text.headline(found))
+
+
 def _running(facts: Facts) -> Iterator[Notice]:
     for stage in facts["stages"]:
         lost = [a for a in stage["attempts"] if not is_good(stage, a)]
@@ -248,7 +256,14 @@ def _running(facts: Facts) -> Iterator[Notice]:
         yield Notice(
             "info",
             f"Training stopped early after {facts['night']['epochs']} of {facts['planned']} "
-            f"epochs; the best is epoch {facts['best_epoch']}.",
+            f"epochs ({facts['stopped_by'] or 'patience'}); the best is epoch "
+            f"{facts['best_epoch']}.",
+        )
+    for entry in facts["recovered"]:
+        yield Notice(
+            "warn",
+            f"Step {entry['step']}, in epoch {entry['epoch']}, failed: {entry['why']} Training "
+            f"went on from the last saved state, with {entry['change']}.",
         )
     if facts["previous"] and facts["status"] == "completed":
         now, before = (n["hours"] * 3600 for n in (facts["night"], facts["previous"]["night"]))
@@ -284,10 +299,11 @@ def kept(facts: Facts) -> list[str]:
     lines = [f"Stages that are done and will not be repeated: {', '.join(done)}."] if done else []
     if facts["checkpoint"]:
         saved = facts["checkpoint"]
-        lines.append(
-            f"Training up to epoch {saved['epoch']} (0-{facts['planned'] - 1}), whole in "
-            f"{saved['name']}; it goes on from there."
-        )
+        batch = f" and {saved['batch']} batches of the next" if saved["batch"] else ""
+        whole = f"up to epoch {saved['epoch']} (0-{facts['planned'] - 1})"
+        if saved["epoch"] < 0:  # none is finished
+            whole, batch = f"up to batch {saved['batch']} of epoch 0", ""
+        lines.append(f"Training {whole}{batch}, in {saved['name']}; it goes on from there.")
     elif facts["unfinished"] == "train":
         lines.append("Training had no checkpoint yet; it begins anew.")
     if facts["data_page"] and facts["unfinished"] == "prepare":

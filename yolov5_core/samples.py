@@ -5,11 +5,9 @@ alone. Images are (H, W, 3) uint8, BGR until the end; labels (n, 5) float32 clas
 """
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -29,6 +27,7 @@ from yolov5_core.boxes import clip_boxes, denormalise, normalise, resized_hw
 from yolov5_core.config import AugmentConfig
 from yolov5_core.dataset import NO_SEGMENT, DataError, Record
 from yolov5_core.decode import PictureError, decode
+from yolov5_core.memory import available_memory
 from yolov5_core.mosaic import (
     Corner,
     Tile,
@@ -148,12 +147,17 @@ class ImageReader:
         longer = max(record.height, record.width)
         return next((f for f in _REDUCTIONS if -(-longer // f) >= self.image_size), 1)
 
-    def cache(self, progress: Callable[[int, int], None]) -> None:
-        """Decodes every image into memory, unless they would not fit: then it says so."""
+    def cache(self, progress: Callable[[int, int], None], reserve: int = 0) -> None:
+        """Decodes every image into memory, unless they would not fit: then it says so.
+
+        Args:
+            progress: Called with pictures done and to do.
+            reserve: Bytes of memory that training will need and this leaves free.
+        """
         count = len(self.records)
         shapes = np.array([self.shape_hw(r) for r in self.records], np.int64).reshape(-1, 2)
         ends = np.cumsum(3 * shapes.prod(1))
-        need, free = int(ends[-1]) if count else 0, available_memory()
+        need, free = int(ends[-1]) if count else 0, available_memory() - reserve
         if need > _CACHE_SHARE * free:
             log.warning(
                 "cache_images: %.1f GB of pictures do not fit in %.1f GB of free memory; "
@@ -175,29 +179,6 @@ class ImageReader:
                 progress(done, count)
         pictures.pixels.setflags(write=False)
         self._cached = pictures
-
-
-def available_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory this machine, and a container's limit, can still give without swapping.
-
-    Args:
-        root: Of the file system.
-    """
-    for line in (root / "proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return min(int(line.split()[1]) * 1024, _left_in_container(root / "sys/fs/cgroup"))
-    raise OSError("/proc/meminfo has no MemAvailable line: cache_images needs Linux 3.14 or newer")
-
-
-def _left_in_container(folder: Path) -> int:
-    """Bytes below the memory limit (cgroup 2) around this process; very many without one."""
-    try:
-        limit = int((folder / "memory.max").read_text("ascii"))
-        used = int((folder / "memory.current").read_text("ascii"))
-        stat = (folder / "memory.stat").read_text("ascii").split()
-    except (OSError, ValueError):  # no such limit: no file, or the word "max"
-        return sys.maxsize
-    return limit - used + int(stat[stat.index("inactive_file") + 1])  # files read once: given back
 
 
 class TrainingSamples:

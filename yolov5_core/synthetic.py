@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from yolov5_core.durable import part_of, settle
 from yolov5_core.paint import background, draw_clutter, paint_shape, photograph
 from yolov5_core.randomness import generator
 
@@ -105,7 +106,9 @@ def draw_dataset(
         f"{_HEADER}, seed {seed}\ntrain: images/train\nval: images/val\n"
         f"nc: {len(NAMES)}\nnames: [{names}]\n"
     )
-    marker.write_text(wanted)  # last: its presence says that everything else is there
+    with part_of(marker) as part:
+        part.write_text(_marker_text(wanted, [data_yaml, *pictures]))
+        settle(part, marker)  # last: its presence says that everything else is there
     log.info("drew %d pictures in %s", len(pictures), folder)
     return data_yaml
 
@@ -192,10 +195,16 @@ def rasterise(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, 
 
 
 def _is_complete(marker: Path, wanted: str, needed: list[Path]) -> bool:
-    if not marker.is_file() or marker.read_text() != wanted:
+    try:
+        return marker.read_text() == _marker_text(wanted, needed)
+    except FileNotFoundError:
         return False
+
+
+def _marker_text(wanted: str, needed: list[Path]) -> str:
+    """What was drawn and how large it is: a power cut may leave files without what was written."""
     labels = [_label_path(path) for path in needed if path.suffix == ".jpg"]
-    return all(path.is_file() for path in (*needed, *labels))
+    return f"{wanted}\n{sum(path.stat().st_size for path in (*needed, *labels))} bytes\n"
 
 
 def _clear(folder: Path) -> None:

@@ -3,8 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,45 +15,35 @@ from yolov5_core.anchors import class_weights, image_weights
 from yolov5_core.config import TrainConfig
 from yolov5_core.dataset import Record
 from yolov5_core.ema import Ema
-from yolov5_core.evaluate import autocast, evaluate, to_float
+from yolov5_core.epochs import EpochReport, report_from, row_and_time, stalled
+from yolov5_core.evaluate import evaluate, to_float
 from yolov5_core.evaluation import Evaluation
 from yolov5_core.loader import Batch, TrainingLoader, validation_loader
 from yolov5_core.loss import DetectionLoss
+from yolov5_core.loss_watch import LossWatch, NotFiniteError, TrainingDivergedError
 from yolov5_core.model import Detector
 from yolov5_core.optimizer import apply_settings, build_optimizer, freeze
 from yolov5_core.randomness import generator
 from yolov5_core.results import ResultsRow, format_row
 from yolov5_core.samples import ImageReader, SampleKey, TrainingSamples
 from yolov5_core.schedule import ScheduleConfig, scaled_weight_decay, settings_at
+from yolov5_core.step_policy import StepPolicy, parts
 
 log = logging.getLogger(__name__)
 
 _GRADIENT_NORM = 10.0  # spec D.3
 _QUAD = 4  # pictures that quad makes one, and so what the loss of a batch is short of (spec D.3)
-_CHECK_EVERY = 50  # steps between looks at the loss on CUDA, where each look waits for the device
-
-
-class TrainingDivergedError(ValueError):
-    """The loss is no longer a number: settings or labels to correct; what was saved is intact."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpochReport:
-    """What one epoch of training was like."""
-
-    epoch: int
-    losses: tuple[float, float, float, float]  # means: box, obj, cls, their sum
-    targets: int  # labels in the last batch
-    image_size: int  # pixels, width of the last batch
-    memory: str  # "3.1G" reserved on the device; "0G" on a CPU
-    lr: float  # of the last step
 
 
 class Trainer:
     """A model in training.
 
     Attributes:
-        epoch: The next epoch to train.
+        epoch: The next epoch to train, or the one under way.
+        batch: Batches done of the epoch under way, 0 between epochs.
+        report: Of the epoch under way, or of the one before if that is not recorded yet; else None.
+        settled: True between two steps, when state() is complete.
+        policy: How steps are computed.
         step: Steps (batches) done.
         history: (row, unix time) of every finished epoch.
         best_fitness: Best so far, 0 before.
@@ -83,7 +72,7 @@ class Trainer:
             momentum=config.hyp.momentum,
             weight_decay=scaled_weight_decay(config.hyp.weight_decay, config.batch_size),
         )
-        self.scaler = torch.amp.GradScaler("cuda", enabled=device.type == "cuda")
+        self.use(StepPolicy(mixed=device.type == "cuda"))
         self.loss = loss_of(self.model, config)
         self.train_reader = ImageReader(train, config.image_size, augmenting=True)
         self.val_reader = ImageReader(val, config.image_size, augmenting=False)
@@ -96,7 +85,11 @@ class Trainer:
             pin=device.type == "cuda",
         )
         self.epoch = 0
+        self.batch = 0
         self.step = 0
+        self.report: EpochReport | None = None
+        self.settled = True
+        self._watch = LossWatch(device)
         self.last_update = -1  # step of the last optimizer update
         self.history: list[tuple[ResultsRow, float]] = []
         self.best_fitness = 0.0
@@ -115,20 +108,37 @@ class Trainer:
             quad=c.quad,
         )
 
-    def cache_images(self, progress: Callable[[int, int], None]) -> None:
-        """Decodes both sets into memory; before the first epoch, so that workers share it."""
+    def use(self, policy: StepPolicy) -> None:
+        """Computes the steps from here on in another way."""
+        self.policy = policy
+        scaled = policy.mixed and self.device.type == "cuda"  # bfloat16, on a CPU, needs no scale
+        self.scaler = torch.amp.GradScaler("cuda", enabled=scaled)
+
+    @property
+    def unrecorded(self) -> EpochReport | None:
+        """The epoch that was trained but not yet recorded."""
+        return None if self.batch else self.report
+
+    def cache_images(self, progress: Callable[[int, int], None], reserve: int = 0) -> None:
+        """Decodes both sets into memory; before the first epoch, so that workers share it.
+
+        Args:
+            progress: Called with pictures done and to do, set by set.
+            reserve: Bytes of memory that training needs besides, and this leaves free.
+        """
         for reader in (self.train_reader, self.val_reader):
-            reader.cache(progress)
+            reader.cache(progress, reserve)
 
     def plan(self) -> Sequence[list[SampleKey]]:
         """Keys of every sample of the next epoch, batch by batch."""
         return self.loader.plan(self.epoch, self._image_weights())
 
     def train_epoch(self, progress: Callable[[EpochReport], None] = lambda _: None) -> EpochReport:
-        """Trains one epoch.
+        """Trains an epoch, or what is left of it.
 
         Args:
-            progress: Called after each step with the epoch so far.
+            progress: Called after each step, when state() is complete, with the epoch so far. What
+                it raises leaves the trainer as it was after that step.
 
         Raises:
             TrainingDivergedError: The loss became NaN or infinite; the state is no longer usable.
@@ -136,58 +146,74 @@ class Trainer:
         Source: spec D.3, D.8.
         """
         self.model.train()
-        mean = torch.zeros(3, device=self.device)
-        seen = (0.0, 0.0, 0.0)  # the mean as last copied to the host
-        report: EpochReport | None = None
-        for i, batch in enumerate(self.loader.epoch(self.epoch, self._image_weights())):
-            settings = settings_at(self.step, self.epoch, len(self.loader), self.schedule)
-            apply_settings(self.optimizer, settings)
-            images = self._scaled(to_float(batch.images, self.device))
-            items = self._backward(images, batch.targets.to(self.device))
-            mean += (items - mean) / (i + 1)
-            looks = self.device.type == "cpu" or (i + 1) % _CHECK_EVERY == 0
-            if looks or i + 1 == len(self.loader):
-                seen = self._finite(mean, batch)
-            if self.step - self.last_update >= settings.accumulate:
-                self._update()
-            self.step += 1
-            report = self._report(seen, batch, images, settings.lr)
-            progress(report)
-        if report is None:  # not reachable with a non-empty set, which prepare guarantees
-            raise ValueError("the training set has no images")
+        if self.batch == 0:
+            self.report, self._watch = None, LossWatch(self.device)
+        try:
+            for batch in self.loader.epoch(self.epoch, self._image_weights(), skip=self.batch):
+                self.settled = False
+                self._step(batch)
+                self.settled = True
+                progress(self._reported())
+            losses = self._watch.look()
+        except NotFiniteError as error:
+            raise self._diverged(error) from error
+        report = self._reported()
+        self.report = replace(report, losses=(*losses, sum(losses)))
         self.epoch += 1
-        return report
+        self.batch = 0
+        return self.report
+
+    def _step(self, batch: Batch) -> None:
+        settings = settings_at(self.step, self.epoch, len(self.loader), self.schedule)
+        apply_settings(self.optimizer, settings)
+        images = self._scaled(to_float(batch.images, self.device))
+        self._watch.add(self._backward(images, batch.targets.to(self.device)))
+        if self.step - self.last_update >= settings.accumulate:
+            self._update()
+        self.step += 1
+        self.batch += 1
+        self.report = self._report(self._watch.seen, batch, images, settings.lr)
 
     def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
-        with autocast(self.device):
-            raw = self.model(images)
-        total, items = self.loss(raw, targets)
-        if self.config.quad:
-            total = total * _QUAD
-        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        """Adds the gradients of a batch, part by part, and returns its (3,) losses."""
+        items = torch.zeros(3, device=self.device)
+        for part, own in parts(images, targets, self.policy.micro_batches):
+            with torch.autocast(self.device.type, enabled=self.policy.mixed):
+                raw = self.model(part)
+            total, part_items = self.loss(raw, own)  # the total is times its pictures: they add up
+            if self.config.quad:
+                total = total * _QUAD
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+            items = items + part_items * (len(part) / len(images))
         return items
 
     def _update(self) -> None:
         """One optimizer update with what was accumulated; an unfinished sum goes on next epoch."""
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _GRADIENT_NORM, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), _GRADIENT_NORM, foreach=True)
+        if not self.scaler.is_enabled():  # a scaler leaves such an update out by itself
+            self._watch.note(norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.ema.update(self.model)
         self.last_update = self.step
 
-    def _finite(self, mean: Tensor, batch: Batch) -> tuple[float, float, float]:
-        box, obj, cls = mean.tolist()
-        if math.isfinite(box + obj + cls):
-            return box, obj, cls
-        names = [Path(self.train_reader.records[i].name).name for i in batch.indices]
-        raise TrainingDivergedError(
-            f"epoch {self.epoch}, step {self.step}: the loss is not finite (box, obj, cls: "
-            f"{box}, {obj}, {cls}); the batch was {', '.join(names)}. The last saved epoch is "
-            "intact: lower lr0 or raise warmup_epochs in the hyperparameters, or check the labels "
-            "of these images"
+    def _diverged(self, error: NotFiniteError) -> TrainingDivergedError:
+        names = [self.train_reader.records[key.record].name for key in self.plan()[error.batch]]
+        first = self.step - self.batch
+        box, obj, cls = error.losses
+        return TrainingDivergedError(
+            f"epoch {self.epoch}, step {first + error.batch}: the loss is not finite (box, obj, "
+            f"cls: {box}, {obj}, {cls}); the batch was {', '.join(names)}. What was saved before "
+            "is intact: lower lr0 or raise warmup_epochs in the hyperparameters, or check the "
+            "labels of these images"
         )
+
+    def _reported(self) -> EpochReport:
+        if self.report is None:  # not reachable with a non-empty set, which prepare guarantees
+            raise ValueError("the training set has no images")
+        return self.report
 
     def _report(
         self, mean: tuple[float, float, float], batch: Batch, images: Tensor, lr: float
@@ -245,6 +271,7 @@ class Trainer:
             True also for a tie: the later of two equals is the better trained (spec D.8).
         """
         self.history.append((self.row(report, found), time))
+        self.report = None
         fitness = 0.0 if found is None else found.metrics.fitness
         is_best = math.isfinite(fitness) and fitness >= self.best_fitness
         if is_best:
@@ -271,7 +298,8 @@ class Trainer:
         there is no fitness, and nothing stops early.
         """
         patience = self.config.patience
-        return self.epoch >= self.config.epochs or 0 < patience <= stalled(self.history)
+        ended = self.epoch >= self.config.epochs or 0 < patience <= stalled(self.history)
+        return ended and self.report is None
 
     @property
     def results_text(self) -> str:
@@ -279,7 +307,13 @@ class Trainer:
         return "".join(format_row(row) for row, _ in self.history)
 
     def state(self) -> dict[str, Any]:
-        """Everything an exact continuation needs, in full precision; see checkpoint.py."""
+        """Everything an exact continuation needs, in full precision; see checkpoint.py.
+
+        Raises:
+            TrainingDivergedError: The loss is no number, so there is nothing to continue.
+        """
+        if self.report is not None:
+            self._require_finite()
         return {
             "epoch": self.epoch - 1,
             "best_fitness": self.best_fitness,
@@ -291,7 +325,11 @@ class Trainer:
                 "gradients": [p.grad for p in self.model.parameters()],
                 "ema_updates": self.ema.updates,
                 "scaler": self.scaler.state_dict(),
+                "policy": asdict(self.policy),
                 "step": self.step,
+                "batch": self.batch,
+                "report": None if self.report is None else asdict(self.report),
+                "watch": self._watch.state(),
                 "last_update": self.last_update,
                 "best_epoch": self.best_epoch,
                 "balance": list(self.loss.balance),
@@ -300,9 +338,20 @@ class Trainer:
             },
         }
 
+    def _require_finite(self) -> None:
+        try:
+            self._watch.look()
+        except NotFiniteError as error:
+            raise self._diverged(error) from error
+
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from a state(): the next epoch will be as if never interrupted."""
+        """Continues from a state(): what comes will be as if never interrupted."""
         resume = state["resume"]
+        if "policy" in resume:  # versions that saved at the ends of epochs only had none
+            self.use(StepPolicy(**resume["policy"]))
+            self.batch = resume["batch"]
+            self.report = report_from(resume["report"])
+            self._watch.restore(resume["watch"])
         self.model.load_state_dict(resume["model"])
         for parameter, gradient in zip(self.model.parameters(), resume["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(self.device).clone()
@@ -317,20 +366,7 @@ class Trainer:
         self.best_epoch = resume["best_epoch"]
         self.loss.balance = list(resume["balance"])
         self._class_maps = np.array(resume["class_maps"])
-        self.history = [_row_and_time(entry) for entry in resume["history"]]
-
-
-def stalled(history: Sequence[tuple[ResultsRow, float]]) -> int:
-    """Evaluated epochs since the last with a fitness above all before it; from the start, above 0.
-
-    An equal fitness is none the better, so a run that finds nothing at all stalls too.
-    """
-    best, count = 0.0, 0
-    for row, _ in history:
-        if row.is_evaluated:
-            better = row.fitness > best
-            best, count = (row.fitness, 0) if better else (best, count + 1)
-    return count
+        self.history = [row_and_time(entry) for entry in resume["history"]]
 
 
 def loss_of(model: Detector, config: TrainConfig) -> DetectionLoss:
@@ -344,12 +380,6 @@ def loss_of(model: Detector, config: TrainConfig) -> DetectionLoss:
         autobalance=config.autobalance,
     )
     return DetectionLoss(detect.anchors, detect.stride, detect.nc, gains)
-
-
-def _row_and_time(entry: dict[str, Any]) -> tuple[ResultsRow, float]:
-    values = dict(entry)
-    time = values.pop("time")
-    return ResultsRow(**values), time
 
 
 def _schedule(config: TrainConfig) -> ScheduleConfig:

@@ -19,6 +19,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
+from tasks.records import STAGES
 from tests.stack import ROOT
 
 FOLDER = ROOT / "containers" / "kubernetes"
@@ -91,15 +92,13 @@ def test_jobs_are_valid_with_the_least_and_with_all_variables(values: dict[str, 
 
 def test_each_stage_of_prefect_yaml_makes_a_valid_job():
     found = kubernetes_deployments()
-    assert sorted(stage for stage, _ in found) == sorted(
-        ("prepare", "train", "evaluate", "finalize", "upload", "plot")
-    )
+    assert sorted(stage for stage, _ in found) == sorted(STAGES)
     for stage, variables in found:
         assert variables.keys() <= TEMPLATE["variables"]["properties"].keys(), stage
         manifest = rendered(variables)
         require_valid(manifest)
         container = pod_of(manifest)["containers"][0]
-        heavy = stage in ("train", "evaluate", "finalize")
+        heavy = stage in ("train", "evaluate", "finalize", "promote")
         assert (":train" if heavy else ":cpu") in container["image"]
         # an empty text is no quantity, though the schema takes it
         quantities = [q for of in container["resources"].values() for q in of.values()]

@@ -25,7 +25,8 @@ from tasks.store import Store, open_store
 from tests.containers.engine import TAG, Images, docker
 from tests.end_to_end.conftest import TINY, draw_tiny
 from tests.gcs_emulator import Emulator
-from tests.stack import Stack, stack
+from tests.stack import STALL_S, Stack, stack
+from tests.undone import begun_and_done
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -94,7 +95,7 @@ def published(place: str) -> dict[str, bytes]:
 
 
 def attempts(store: Store, stage: str) -> int:
-    return len(store.keys(f"runs/{RUN}/stages/attempts/{stage}"))
+    return len(begun_and_done(store, RUN, stage)[0])
 
 
 def epochs_saved(store: Store) -> int:
@@ -186,7 +187,7 @@ def worst(site: Stack, data: Path, bucket: Emulator) -> tuple[Store, dict[str, f
         {"stale": True},
     ):
         bucket.fail(match="worst/runs", **fault)
-    site.wait(120, lambda: site.state(run).is_crashed(), "the parent to be missed")
+    site.wait(120 + STALL_S, lambda: site.state(run).is_crashed(), "the parent to be missed")
     time.sleep(15)  # sooner, a late report of the crash may hit the new attempt
     with site.client() as client:
         client.set_flow_run_state(run, Scheduled(), force=True)
@@ -222,8 +223,8 @@ def test_a_cancelled_run_leaves_no_container_and_no_lease(site, data):
     site.wait(NIGHT_S, lambda: epochs_saved(store) >= 1, "a first checkpoint")
     with site.client() as client:
         client.set_flow_run_state(run, Cancelling())
-    site.wait(60, lambda: site.state(run).is_cancelled(), "the run to be cancelled")
-    site.wait(60, lambda: containers() == [], "its container to go")
+    site.wait(60 + STALL_S, lambda: site.state(run).is_cancelled(), "the run to be cancelled")
+    site.wait(60 + STALL_S, lambda: containers() == [], "its container to go")
     told = outcome(store, f"runs/{RUN}/stages", "train")
     assert told is not None
     assert told["ended"]

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from flows.cli import main
+from tasks.store import open_store
 from tests.end_to_end.conftest import draw_tiny, run_command, snapshot, tiny_arguments
+from tests.undone import undo
 
 
 @pytest.fixture(scope="session")
@@ -191,10 +193,10 @@ def test_pictures_may_vanish_once_they_are_prepared_and_a_damaged_shard_is_named
 ):
     assert main(tiny_arguments(own / "data.yaml", tmp_path, "--run", "r")) == 0
     shutil.rmtree(own)
-    (tmp_path / "store/runs/r/stages/plot.json").unlink()
+    undo(open_store(str(tmp_path / "store")), "r", "plot")
     again = ["--only", "plot", "--store", str(tmp_path / "store"), "--run", "r"]
     assert main(again) == 0
-    (tmp_path / "store/runs/r/stages/plot.json").unlink()
+    undo(open_store(str(tmp_path / "store")), "r", "plot")
     shard = sorted((tmp_path / "store/datasets").glob("*/shard-000001.tar"))[0]
     shard.write_bytes(shard.read_bytes()[:-9])
     assert main(again) == 1

@@ -18,6 +18,7 @@ from tasks.run import begin_run
 from tasks.settings import RetrainConfig
 from tasks.store import open_store
 from tests.end_to_end.conftest import TINY, captured_log, tiny_config
+from tests.undone import undo
 from tests.yolov5_core.test_foreign import stripped_v7
 from yolov5_core import checkpoint
 from yolov5_core.architecture import describe
@@ -143,7 +144,7 @@ def test_save_period_keeps_every_nth_complete_state(training):
 
 def test_kept_states_are_listed_whichever_attempt_made_them_unless_deleted(training):
     found = training(save_period=1, epochs=2)
-    (found.folder / "stages" / "train.json").unlink()
+    undo(open_store(str(found.folder.parents[1])), found.folder.name, "train")
     (found.folder / "weights" / "epoch0.pt").unlink()
     again = replace(found, record=stages.train(str(found.folder.parents[1]), found.folder.name))
     assert again.record.result["epochs"] == 0
@@ -196,7 +197,7 @@ def test_the_other_stages_take_a_run_that_stopped_early(stopped):
 def test_a_run_that_stopped_early_trains_on_only_with_more_patience(training):
     found = training(patience=1, epochs=12)
     store, run = str(found.folder.parents[1]), found.folder.name
-    (found.folder / "stages" / "train.json").unlink()  # as if it had died right before
+    undo(open_store(store), run, "train")
     again = stages.train(store, run)
     assert again.result["epochs"] == 0
     assert again.result["stopped_early"]

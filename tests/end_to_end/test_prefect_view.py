@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 from flows.cli import main
 from tests.end_to_end.conftest import tiny_arguments
 
-STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "plot")
+STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "promote", "plot")
 
 
 @pytest.fixture(scope="session")

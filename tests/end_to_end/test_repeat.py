@@ -7,6 +7,7 @@ import pytest
 from flows import stages
 from flows.retrain import retrain
 from tests.end_to_end.conftest import run_command, snapshot
+from tests.undone import undo
 
 
 def test_the_same_run_again_writes_nothing_but_its_card(copied):
@@ -40,7 +41,7 @@ def test_one_stage_alone_draws_the_same_bytes_again(copied):
     plots = copied.folder / "plots"
     before = {path.name: path.read_bytes() for path in plots.iterdir()}
     drawn = copied.record("plot").result["plots"]
-    (copied.folder / "stages" / "plot.json").unlink()
+    undo(copied.store, copied.id, "plot")
     for name in drawn:
         (plots / name).unlink()
     record = stages.plot(copied.config.store, copied.id)
@@ -58,14 +59,14 @@ def test_a_stage_whose_output_is_lost_makes_it_again(copied):
 
 def test_a_stage_works_where_its_store_was_moved_to(finished, copied):
     before = snapshot(finished.folder)
-    (copied.folder / "stages" / "finalize.json").unlink()
+    undo(copied.store, copied.id, "finalize")
     stages.finalize(copied.config.store, copied.id)
     assert copied.record("finalize").attempt == 2
     assert snapshot(finished.folder) == before
 
 
 def test_one_stage_runs_from_the_command_line(copied, prefect_api):
-    (copied.folder / "stages" / "upload.json").unlink()
+    undo(copied.store, copied.id, "upload")
     words = ("--only", "upload", "--store", copied.config.store, "--run", copied.id)
     done = run_command(prefect_api, *words)
     assert done.returncode == 0, done.stderr
@@ -74,6 +75,6 @@ def test_one_stage_runs_from_the_command_line(copied, prefect_api):
 
 
 def test_a_stage_before_its_turn_names_the_stage_that_is_missing(copied):
-    (copied.folder / "stages" / "evaluate.json").unlink()
+    undo(copied.store, copied.id, "evaluate")
     with pytest.raises(ValueError, match="stage evaluate is not done yet; run it first"):
         stages.plot(copied.config.store, copied.id)

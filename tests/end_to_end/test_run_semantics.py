@@ -23,7 +23,7 @@ from tests.end_to_end.conftest import TRAIN, VAL, snapshot
 from yolov5_core import checkpoint
 from yolov5_core.results import TENSORBOARD_TAGS, parse_results
 
-STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "plot")
+STAGES = ("prepare", "train", "evaluate", "finalize", "upload", "promote", "plot")
 PICTURES = (
     *("labels.png", "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", "results.png"),
     *("PR_curve.png", "P_curve.png", "R_curve.png", "F1_curve.png", "confusion_matrix.png"),

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import StateType
 from tasks.run import newest_run
 from tasks.store import open_store
 from tests.end_to_end.conftest import tiny_config
-from tests.stack import Stack, stack
+from tests.stack import STALL_S, Stack, stack
 
 pytestmark = pytest.mark.slow
 LONG = 2000  # epochs that nobody waits for
@@ -38,7 +38,7 @@ def one_server_and_unchanged_settings() -> None:
     """These tests have a server of their own, not the one of the folder."""
 
 
-def running_in(served: Stack, run: UUID, timeout_s: float = 60) -> int:
+def running_in(served: Stack, run: UUID, timeout_s: float = 60 + STALL_S) -> int:
     """Waits until a run trains and returns the id of its process."""
 
     def trains() -> bool:
@@ -76,7 +76,7 @@ def test_the_cron_schedule_makes_runs_and_the_server_logs_no_error(served):
                 )
             )
 
-    served.wait(90, scheduled, "a scheduled nightly run")
+    served.wait(90 + STALL_S, scheduled, "a scheduled nightly run")
     assert "ERROR" not in served.log("server")
 
 
@@ -106,7 +106,7 @@ def test_a_run_outlives_the_death_of_its_server(served, data, tmp_path):
     before = served.pids()["server"]
     served.kill("server")
     served.wait(10, lambda: served.pids()["server"] not in (0, before), "a new server")
-    served.wait(60, lambda: served.state(run).is_running(), "the new server to answer")
+    served.wait(60 + STALL_S, lambda: served.state(run).is_running(), "the new server to answer")
     assert served.finished(run, 120).is_completed()
 
 
@@ -119,7 +119,7 @@ def test_a_run_without_heartbeats_is_crashed(served, data, tmp_path):
     state = served.finished(run, SILENCE_S + 60)
     assert state.is_crashed()
     assert state.message == f"no heartbeat for {SILENCE_S} s: the process or its machine is gone"
-    assert time.monotonic() - killed < SILENCE_S + 30
+    assert time.monotonic() - killed < SILENCE_S + 30 + STALL_S
 
 
 def test_taking_the_server_down_cancels_what_runs_and_up_finds_it_so(served, data, tmp_path):

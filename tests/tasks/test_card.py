@@ -20,6 +20,7 @@ from tasks.run import save_run
 from tasks.settings import RetrainConfig
 from tasks.stage import StageContext, run_stage
 from tasks.store import Store, open_store
+from tests.undone import undo
 from tests.yolov5_core.small_index import index_of, picture
 from tests.yolov5_core.test_data_report import CAT, report_of
 from tests.yolov5_core.test_report_html import Page
@@ -133,6 +134,20 @@ class Run:
         where = {"key": "weights/best_street.pt", "url": "gs://models/weights/best_street.pt"}
         return {"published": [{**where, "size": 8, "sha256": "ab" * 32}]}
 
+    def promote(self, _context: StageContext) -> Mapping[str, Any]:
+        row = {"class": "cat", "labels": 4, "champion": 0.4, "challenger": 0.5, "gain": 0.1}
+        numbers = {"champion": 0.41, "challenger": 0.52, "gain": 0.11, "low": 0.01, "high": 0.2}
+        more = {"chance_of_better": 0.97, "images": 20, "draws": 1000}
+        classes = [{**row, "low": 0.01, "high": 0.2, "lost": False}]
+        return {
+            "promoted": True,
+            "reason": "fitness +0.1100 is better",
+            "champion": self.info.run,
+            "entry": 2,
+            "address": "gs://models/weights/champion_street.pt",
+            "numbers": {**numbers, **more, "classes": classes},
+        }
+
     def plot(self, context: StageContext) -> Mapping[str, Any]:
         for name in ("worst.jpg", "val_batch0_pred.jpg"):
             self.publish(context, f"plots/{name}", noise(64))
@@ -161,6 +176,9 @@ def test_a_completed_run_has_a_card_with_everything(run: Run):
     ):
         assert part in text
     assert html.count('<img src="data:image/jpeg') == 2
+    assert "New champion: fitness +0.1100 is better." in text
+    assert "Against the champion" in text
+    assert "cat40.4000.500+0.100+0.010 to +0.200" in text
 
 
 def test_a_second_night_is_compared_with_the_first(run: Run, tmp_path: Path):
@@ -229,7 +247,7 @@ def test_a_training_that_failed_half_way_says_what_is_kept(run: Run):
     html = run.card(error)
     text = Page(html).text
     assert "Failed in train." in text
-    assert "Training up to epoch 1 (0-2), whole in checkpoints/epoch-0001-000000.pt" in text
+    assert "Training up to epoch 1 (0-2), in checkpoints/step-00000000-000001-0000.pt" in text
     assert "Stages that are done and will not be repeated: prepare." in text
     assert "2 of 3 epochs" in text
     assert "--only train --run n1" in text
@@ -289,7 +307,7 @@ def test_figures_of_an_earlier_state_are_not_shown_for_a_failed_one(run: Run):
 
 def test_an_attempt_that_found_the_work_done_changes_nothing(run: Run):
     run.do()
-    key = "runs/n1/stages/{}/plot/00000002.json"
+    key = "runs/n1/stages/{}/plot/00000003.json"
     run.store.put_json({"started": "2026-01-01T04:00:00+00:00"}, key.format("attempts"))
     ended = {"ended": "2026-01-01T04:00:01+00:00", "exit_code": 0, "error": ""}
     run.store.put_json(ended, key.format("leases"))
@@ -321,7 +339,8 @@ def test_a_damaged_part_is_missing_on_the_card_and_said_to_be(run: Run):
 
 def test_a_damaged_record_leaves_its_stage_undone(run: Run):
     run.do()
-    run.store.put_bytes(b"{", "runs/n1/stages/evaluate.json")
+    undo(run.store, "n1", "evaluate")
+    run.store.put_bytes(b"{", "runs/n1/stages/evaluate.json")  # all that earlier versions had
     assert "Not finished: evaluate is not done." in run.text()
 
 

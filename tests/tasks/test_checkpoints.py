@@ -1,15 +1,18 @@
 import hashlib
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from tasks import checkpoints
 from tasks.errors import StoreError
+from tasks.lease import LeaseLostError
 from tasks.store import Store, open_store
 
 RUN = "night"
+LOG = f"runs/{RUN}/checkpoints/log"
+NEW = ("kept", "step", "batch", "attempt")  # what entries of the first version do not have
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -24,11 +27,16 @@ def local(tmp_path) -> Path:
 
 
 def commit(
-    store: Store, local: Path, epoch: int, *, is_best: bool, is_kept: bool = False
+    store: Store, local: Path, epoch: int, *, is_best: bool, is_kept: bool = False, attempt: int = 0
 ) -> checkpoints.Pointer:
     local.write_bytes(f"state of epoch {epoch}".encode())
     saved = checkpoints.Saved(
-        epoch=epoch, is_best=is_best, best_fitness=epoch / 10, is_kept=is_kept
+        epoch=epoch,
+        is_best=is_best,
+        best_fitness=epoch / 10,
+        is_kept=is_kept,
+        step=10 * (epoch + 1),
+        attempt=attempt,
     )
     return checkpoints.commit(store, RUN, local, saved)
 
@@ -109,16 +117,108 @@ def test_keeping_an_epoch_again_names_it_once(store, local):
 
 def test_an_entry_of_the_first_version_keeps_nothing(store, local):
     now = commit(store, local, 0, is_best=True)
-    first = {key: value for key, value in asdict(now).items() if key != "kept"}
-    store.append_pointer(f"runs/{RUN}/checkpoints/log", first)
-    assert checkpoints.newest(store, RUN) == now
-    assert now.kept == ()
+    first = {key: value for key, value in asdict(now).items() if key not in NEW}
+    store.append_pointer(LOG, first)
+    found = checkpoints.newest(store, RUN)
+    assert found == replace(now, step=0)
+    assert (found.kept, found.batch, found.attempt) == ((), 0, 0)
 
 
 def test_a_checkpoint_that_cannot_be_stored_leaves_the_log_as_it_was(local, tmp_path):
     store = open_store(str(tmp_path / "store"))
     before = commit(store, local, 0, is_best=True)
-    (tmp_path / "store/runs/night/checkpoints/epoch-0001-000002.pt").mkdir()  # in the way
+    (tmp_path / "store/runs/night/checkpoints/step-00000020-000002-0000.pt").mkdir()  # in the way
     with pytest.raises(StoreError, match="cannot write"):
         commit(store, local, 1, is_best=True)
     assert checkpoints.newest(store, RUN) == before
+
+
+def test_a_checkpoint_inside_an_epoch_tells_its_step_and_batch(store, local):
+    local.write_bytes(b"half an epoch")
+    saved = checkpoints.Saved(epoch=-1, is_best=False, best_fitness=0, step=7, batch=7, attempt=1)
+    pointer = checkpoints.commit(store, RUN, local, saved)
+    assert checkpoints.newest(store, RUN) == pointer
+    assert (pointer.epoch, pointer.step, pointer.batch, pointer.attempt) == (-1, 7, 7, 1)
+    assert pointer.last.key == f"runs/{RUN}/checkpoints/step-00000007-000001-0001.pt"
+
+
+def test_nothing_to_resume_is_none_and_leaves_no_entry(store):
+    assert checkpoints.resume(store, RUN, 1) is None
+    assert store.keys(LOG) == []
+
+
+def test_an_attempt_that_resumed_shuts_out_the_one_before(store, local):
+    first = commit(store, local, 0, is_best=True, attempt=1)
+    resumed = checkpoints.resume(store, RUN, 2)
+    assert resumed == replace(first, attempt=2)
+    with pytest.raises(LeaseLostError, match=r"attempt 2 has gone on .* attempt 1 stops"):
+        commit(store, local, 1, is_best=True, attempt=1)
+    with pytest.raises(LeaseLostError):
+        checkpoints.resume(store, RUN, 1)
+    assert checkpoints.newest(store, RUN) == resumed
+    assert checkpoints.resume(store, RUN, 2) == resumed  # again: nothing more to write
+    assert len(store.keys(LOG)) == 2
+
+
+def test_a_commit_that_is_overtaken_right_before_its_entry_adds_none(store, local, monkeypatch):
+    first = commit(store, local, 0, is_best=True, attempt=1)
+    put_file = Store.put_file
+
+    def paused(*args):  # while the object of epoch 1 is on its way
+        monkeypatch.setattr(Store, "put_file", put_file)
+        stored = put_file(*args)
+        checkpoints.resume(store, RUN, 2)
+        commit(store, local, 1, is_best=False, attempt=2)
+        return stored
+
+    monkeypatch.setattr(Store, "put_file", paused)
+    with pytest.raises(LeaseLostError):
+        commit(store, local, 1, is_best=True, attempt=1)
+    newest = checkpoints.newest(store, RUN)
+    assert (newest.attempt, newest.best) == (2, first.best)
+    assert store.holds(newest.last)
+    assert store.holds(newest.best)
+
+
+def test_a_late_attempt_never_removes_what_a_newer_one_stored(store, local, monkeypatch):
+    """The newer one's object is there and its entry not yet, when the late one tidies up."""
+    commit(store, local, 0, is_best=True, attempt=1)
+    keys = Store.keys
+    theirs = f"runs/{RUN}/checkpoints/step-00000020-000009-0002.pt"
+
+    def paused(*args):
+        store.put_bytes(b"of attempt 2", theirs)
+        return keys(*args)
+
+    monkeypatch.setattr(Store, "keys", paused)
+    for epoch in (1, 2, 3):
+        commit(store, local, epoch, is_best=False, attempt=1)
+    assert store.exists(theirs)
+
+
+def test_the_best_of_an_entry_that_was_not_resumed_from_is_not_taken_over(store, local):
+    """The newer attempt found no checkpoint and began anew; the late one then saved one."""
+    commit(store, local, 0, is_best=True, is_kept=True, attempt=1)
+    pointer = commit(store, local, 0, is_best=False, attempt=2)
+    assert (pointer.best, pointer.kept) == (None, ())
+
+
+@pytest.mark.parametrize("damage", [None, b"state of epoch X"])
+def test_a_run_goes_on_from_the_checkpoint_before_if_the_newest_is_damaged(
+    store, local, caplog, damage
+):
+    before = commit(store, local, 0, is_best=True, attempt=1)
+    newest = commit(store, local, 1, is_best=True, attempt=1)
+    if damage is None:
+        store.delete(newest.last.key)
+    else:
+        store.put_bytes(damage, newest.last.key)
+    assert checkpoints.resume(store, RUN, 2) == replace(before, attempt=2)
+    assert checkpoints.newest(store, RUN) == replace(before, attempt=2)
+    assert "step-00000020-000002-0001.pt is gone or changed" in caplog.text
+
+
+def test_without_any_whole_checkpoint_the_newest_is_what_is_tried(store, local):
+    newest = commit(store, local, 0, is_best=True, attempt=1)
+    store.delete(newest.last.key)
+    assert checkpoints.resume(store, RUN, 2) == replace(newest, attempt=2)

@@ -10,6 +10,7 @@ from tasks.datasets import open_dataset
 from tasks.evaluate import evaluate_stage
 from tasks.records import StageRecord
 from tests.tasks.trained import VAL, TrainedRun, torch_as_before, trained_run
+from tests.undone import undo
 from yolov5_core.evaluation import load_evaluation
 from yolov5_core.synthetic import NAMES
 
@@ -70,7 +71,7 @@ def test_the_worst_pictures_are_named_with_their_errors(run, evaluated):
 
 
 def test_tables_of_classes_and_sizes_are_logged(run, evaluated, caplog):
-    run.store.delete("runs/r/stages/evaluate.json")
+    undo(run.store, "r", "evaluate")
     with caplog.at_level(logging.INFO, "tasks"):
         again = evaluate_stage(run.info, run.prepared, run.trained)
     assert again.result == evaluated.result

@@ -36,7 +36,7 @@ def test_local_folders_appear_under_the_same_path_and_only_where_they_are_needed
 
     always = {"cache", "/store"}
     assert volumes("prepare") == always | {"/data"}
-    assert volumes("train") == volumes("upload") == always | {"/bucket"}
+    assert volumes("train") == volumes("upload") == volumes("promote") == always | {"/bucket"}
     assert volumes("evaluate") == volumes("finalize") == volumes("plot") == always
     found = container_variables("prepare", config, {})["volumes"]
     data, store = tmp_path / "data", tmp_path / "store"

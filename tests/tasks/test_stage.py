@@ -16,6 +16,7 @@ from tasks.stage import (
     source_digest,
 )
 from tasks.store import Store, open_store
+from tests.undone import begun_and_done
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -66,8 +67,8 @@ def test_another_run_stage_or_input_is_other_work(store, other):
     assert len(work.contexts) == 2
 
 
-@pytest.mark.parametrize("damage", ["gone", "short", "record", "record of another kind"])
-def test_a_stage_whose_outputs_or_record_are_damaged_runs_again(store, damage):
+@pytest.mark.parametrize("damage", ["gone", "short", "written over"])
+def test_a_stage_whose_outputs_are_damaged_runs_again(store, caplog, damage):
     work = Work()
     run_stage(store, "r", "train", {}, work)
     match damage:
@@ -75,14 +76,50 @@ def test_a_stage_whose_outputs_or_record_are_damaged_runs_again(store, damage):
             store.delete("runs/r/weights/model.pt")
         case "short":
             store.put_bytes(b"w", "runs/r/weights/model.pt")
-        case "record":
-            store.put_bytes(b'{"run": ', "runs/r/stages/train.json")
-        case _:
-            store.put_json({"outputs": [{"size": 1}]}, "runs/r/stages/train.json")
+        case _:  # by a late attempt
+            store.put_bytes(b"WEIGHTS", "runs/r/weights/model.pt")
     again = run_stage(store, "r", "train", {}, work)
     assert len(work.contexts) == 2
     assert again.attempt == 2
     assert store.read_bytes("runs/r/weights/model.pt") == b"weights"
+    assert "stage train is done again: " in caplog.text
+    assert "runs/r/weights/model.pt is gone or changed" in caplog.text
+
+
+@pytest.mark.parametrize("copy", [None, b'{"run": ', b'{"outputs": [{"size": 1}]}', "older"])
+def test_a_copy_of_the_record_that_is_not_what_was_committed_is_written_anew(store, copy):
+    work, key = Work(), "runs/r/stages/train.json"
+    run_stage(store, "r", "train", {"epochs": 2}, work)
+    older = store.read_bytes(key)
+    record = run_stage(store, "r", "train", {"epochs": 3}, work)
+    newer = store.read_bytes(key)
+    if copy is None:
+        store.delete(key)
+    else:
+        store.put_bytes(older if copy == "older" else copy, key)
+    assert read_stage(store, "r", "train") == record
+    assert run_stage(store, "r", "train", {"epochs": 3}, work) == record
+    assert len(work.contexts) == 2
+    assert store.read_bytes(key) == newer != older
+
+
+def test_a_stage_that_an_earlier_version_did_is_done(store):
+    work = Work()
+    record = run_stage(store, "r", "train", {}, work)
+    for key in begun_and_done(store, "r", "train")[1]:
+        store.delete(key)
+    assert read_stage(store, "r", "train") == record
+    assert run_stage(store, "r", "train", {}, work) == record
+    assert len(work.contexts) == 1
+
+
+def test_a_commit_that_cannot_be_read_leaves_its_copy(store):
+    work = Work()
+    record = run_stage(store, "r", "train", {}, work)
+    store.put_bytes(b'{"rec', begun_and_done(store, "r", "train")[1][0])
+    assert run_stage(store, "r", "train", {}, work) == record
+    assert run_stage(store, "r", "train", {"other": 1}, work).attempt == 3
+    assert read_stage(store, "r", "train").attempt == 3
 
 
 def test_a_stage_with_outputs_elsewhere_can_say_that_they_are_gone(store):
@@ -103,7 +140,7 @@ def test_a_stage_that_fails_leaves_no_record_but_its_attempt_counts(store):
         run_stage(store, "r", "train", {}, fails)
     assert read_stage(store, "r", "train") is None
     assert run_stage(store, "r", "train", {}, Work()).attempt == 2
-    assert len(store.keys("runs/r/stages/attempts/train")) == 2
+    assert [len(keys) for keys in begun_and_done(store, "r", "train")] == [2, 1]
 
 
 def test_a_result_that_json_cannot_hold_fails_before_the_record_is_written(store):

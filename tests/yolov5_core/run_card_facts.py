@@ -123,6 +123,9 @@ def facts(text: str = "", **changed: Any) -> dict[str, Any]:
             "planned": 2,
             "best_epoch": 1,
             "stopped_early": False,
+            "stopped_by": "",
+            "promotion": None,
+            "recovered": [],
             "evaluation": {"epoch": 1, "confidence": 0.4, "classes": rows, "sizes": [size]},
             "stages": [
                 stage("train", attempt(1, error=text, kind="OSError", host=text), attempt(2))
@@ -159,7 +162,7 @@ def failed(text: str = "no space left", **changed: Any) -> dict[str, Any]:
             "night": night(map50_95=None, status="failed"),
             "evaluation": None,
             "stages": [stage("prepare"), stage("train", *tries, done=False)],
-            "checkpoint": {"epoch": 4, **stored("checkpoints/epoch-0004.pt")},
+            "checkpoint": {"epoch": 4, "batch": 0, **stored("checkpoints/epoch-0004.pt")},
             "planned": 9,
             "objects": [],
             "published": [],

@@ -11,8 +11,8 @@ from yolov5_core import checkpoint
 from yolov5_core.dataset import Record
 from yolov5_core.evaluate import evaluate
 from yolov5_core.loss import DetectionLoss, assign
+from yolov5_core.loss_watch import TrainingDivergedError
 from yolov5_core.nms import NmsConfig, non_max_suppression
-from yolov5_core.trainer import TrainingDivergedError
 
 Data = tuple[tuple[Record, ...], tuple[Record, ...]]
 pytestmark = pytest.mark.gpu

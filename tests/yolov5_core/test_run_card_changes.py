@@ -211,8 +211,30 @@ def test_two_runs_make_no_rank():
 def test_what_is_kept_names_stages_and_the_checkpoint():
     assert kept(failed()) == [
         "Stages that are done and will not be repeated: prepare.",
-        "Training up to epoch 4 (0-8), whole in checkpoints/epoch-0004.pt; it goes on from there.",
+        "Training up to epoch 4 (0-8), in checkpoints/epoch-0004.pt; it goes on from there.",
     ]
+
+
+def test_what_is_kept_counts_the_batches_of_an_unfinished_epoch():
+    inside = {**failed()["checkpoint"], "batch": 7}
+    assert "epoch 4 (0-8) and 7 batches of the next, in" in kept(failed(checkpoint=inside))[1]
+    first = {**inside, "epoch": -1}
+    assert kept(failed(checkpoint=first))[1].startswith("Training up to batch 7 of epoch 0, in")
+
+
+def test_a_run_that_helped_itself_says_how_and_one_cut_short_says_by_what():
+    entry = {
+        "epoch": 1,
+        "step": 5,
+        "change": "full instead of mixed precision",
+        "why": "No number.",
+    }
+    told = facts(recovered=[entry], stopped_early=True, stopped_by="max_hours=3")
+    assert (
+        "Step 5, in epoch 1, failed: No number. Training went on from the last saved state, with "
+        "full instead of mixed precision." in texts(told)
+    )
+    assert any("epochs (max_hours=3); the best is epoch" in text for text in texts(told))
 
 
 def test_a_run_that_never_began_keeps_its_settings():

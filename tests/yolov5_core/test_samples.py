@@ -27,7 +27,6 @@ from yolov5_core.samples import (
     ImageReader,
     SampleKey,
     TrainingSamples,
-    available_memory,
     validation_sample,
 )
 
@@ -327,38 +326,6 @@ def test_the_memory_for_a_cache_is_told_before_it_is_filled(
         reader = ImageReader([record] * 3, 64, augmenting=False)
         reader.cache(lambda *_: said.append(caplog.text))
     assert "3 pictures take 0.00 GB" in said[0]
-
-
-def test_the_free_memory_is_a_sensible_number():
-    assert 2**20 < available_memory() < 2**50
-
-
-def machine(folder: Path, **files: str) -> Path:
-    """A root folder of a machine with 8 GB free."""
-    (folder / "proc").mkdir()
-    (folder / "proc/meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
-    (folder / "sys/fs/cgroup").mkdir(parents=True)
-    for name, text in files.items():
-        (folder / f"sys/fs/cgroup/memory.{name}").write_text(text)
-    return folder
-
-
-def test_free_memory_ends_at_the_limit_of_the_container(tmp_path: Path):
-    stat = "anon 700\ninactive_file 300\nactive_file 5\n"
-    root = machine(tmp_path, max="3000\n", current="1000\n", stat=stat)
-    assert available_memory(root) == 3000 - 1000 + 300  # what files take is given back
-
-
-@pytest.mark.parametrize("files", [{}, {"max": "max\n", "current": "1\n", "stat": "anon 1\n"}])
-def test_without_a_limit_the_machine_decides(tmp_path: Path, files: dict[str, str]):
-    assert available_memory(machine(tmp_path, **files)) == 8_000_000 * 1024
-
-
-def test_an_unknown_kind_of_machine_is_named(tmp_path: Path):
-    root = machine(tmp_path)
-    (root / "proc/meminfo").write_text("MemTotal: 9000000 kB\n")
-    with pytest.raises(OSError, match="MemAvailable"):
-        available_memory(root)
 
 
 def photograph(folder: Path, width: int, height: int, suffix: str = ".jpg") -> Record:

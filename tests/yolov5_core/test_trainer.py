@@ -13,10 +13,12 @@ from yolov5_core import checkpoint
 from yolov5_core.config import Hyperparameters
 from yolov5_core.dataset import Record
 from yolov5_core.ema import decay
+from yolov5_core.epochs import EpochReport
 from yolov5_core.evaluation import Evaluation
+from yolov5_core.loss_watch import TrainingDivergedError
 from yolov5_core.metrics import average_precision_per_class
 from yolov5_core.results import parse_results
-from yolov5_core.trainer import EpochReport, Trainer, TrainingDivergedError
+from yolov5_core.trainer import Trainer
 
 Data = tuple[tuple[Record, ...], tuple[Record, ...]]
 

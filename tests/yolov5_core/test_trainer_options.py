@@ -21,8 +21,9 @@ from tests.yolov5_core.test_trainer import (
 )
 from yolov5_core import checkpoint
 from yolov5_core.config import Hyperparameters
+from yolov5_core.epochs import EpochReport, stalled
 from yolov5_core.results import ResultsRow
-from yolov5_core.trainer import EpochReport, Trainer, stalled
+from yolov5_core.trainer import Trainer
 
 # ---- every option does something ---------------------------------------------------------------
 

@@ -1,0 +1,70 @@
+"""SIGTERM, kept until work is at a place where its state is complete.
+
+Whoever takes a machine away says so some seconds before. In the midst of a step there is nothing to
+save, so the signal waits for the step's end; not for ever, though: after a while it strikes anyway.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+from tasks.errors import TerminatedError
+
+GRACE = 5.0  # seconds for a step to end; with the save itself, 10 are promised
+
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+class Termination:
+    """Whether SIGTERM arrived.
+
+    Attributes:
+        asked: True once it has.
+    """
+
+    def __init__(self, before: _Handler) -> None:
+        self.asked = False
+        self._before = before
+
+    def keep(self, _number: int, _frame: FrameType | None) -> None:
+        """Handles the signal: remembers it; a second one strikes at once."""
+        if self.asked:
+            self.strike()
+        self.asked = True
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    def strike(self) -> NoReturn:
+        """Does what the signal would have done without us.
+
+        Raises:
+            TerminatedError: Unless whoever handled it before raises something else.
+        """
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if callable(self._before):
+            self._before(signal.SIGTERM, None)
+        raise TerminatedError(
+            "stopped by SIGTERM; what was done is saved, --resume continues the run"
+        )
+
+
+@contextmanager
+def termination() -> Iterator[Termination]:
+    """Keeps SIGTERM while the block runs; the block asks for it at its boundaries.
+
+    Outside of the main thread nothing can be kept, and the signal strikes wherever it does.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield Termination(None)
+        return
+    kept = Termination(signal.getsignal(signal.SIGTERM))
+    alarm = signal.signal(signal.SIGALRM, lambda _number, _frame: kept.strike())
+    before = signal.signal(signal.SIGTERM, kept.keep)
+    try:
+        yield kept
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGALRM, alarm)

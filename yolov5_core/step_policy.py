@@ -1,0 +1,27 @@
+"""How a step is computed where memory or half precision do not suffice for the usual way."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepPolicy:
+    """How a step is computed; it moves a result by rounding and batch norm only."""
+
+    mixed: bool = False  # autocast, with a loss scale on CUDA
+    micro_batches: int = 1  # parts of a batch whose gradients are added up, so that each fits
+
+
+def parts(images: Tensor, targets: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch in `count` parts, each with its own targets."""
+    if count == 1:
+        yield images, targets
+        return
+    first = 0
+    for part in images.chunk(count):
+        own = targets[(targets[:, 0] >= first) & (targets[:, 0] < first + len(part))].clone()
+        own[:, 0] -= first
+        first += len(part)
+        yield part, own
