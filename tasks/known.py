@@ -15,8 +15,10 @@ from tasks.errors import DamagedObjectError, MissingObjectError
 from tasks.records import Artifact
 from tasks.store import Store
 from yolov5_core.faults import Fault
+from yolov5_core.limits import MAX_ARRAYS_BYTES
 from yolov5_core.shards import CHECK_VERSION
 from yolov5_core.sources import Item
+from yolov5_core.zips import open_zip
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ def load_known(store: Store, source: str) -> Known | None:
     doc = found[1]
     try:
         data = store.read_artifact(Artifact(**doc["object"]))
+        open_zip(BytesIO(data), MAX_ARRAYS_BYTES).close()
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
             faults = json.loads(arrays["faults"].tobytes())
             return Known(

@@ -5,7 +5,8 @@ from typing import Any
 
 from tasks.errors import explained
 from tasks.store import open_store
-from yolov5_core.files import FileInfo, Files, LocalFiles
+from yolov5_core.files import FileInfo, Files, LocalFiles, too_large
+from yolov5_core.limits import MAX_PICTURE_BYTES
 
 # what tells versions of an object apart, the surest first
 _VERSIONS = ("generation", "md5Hash", "etag", "ETag", "mtime", "last_modified", "created")
@@ -69,22 +70,25 @@ class RemoteFiles:
         with explained(f"cannot look up {path}"):
             return bool(self._fs.isfile(path))
 
-    def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
+    def read_many(
+        self, paths: Sequence[str], most: int = MAX_PICTURE_BYTES
+    ) -> list[bytes | OSError]:
         """See Files; read side by side where the file system can."""
         if not paths:
             return []
         with explained(f"cannot read {paths[0]} and others"):
             found = self._fs.cat(list(paths), on_error="return")
-        return [_answer(path, found[self._fs._strip_protocol(path)]) for path in paths]
+        return [_answer(path, found[self._fs._strip_protocol(path)], most) for path in paths]
 
 
-def _answer(path: str, found: object) -> bytes | OSError:
+def _answer(path: str, found: object, most: int) -> bytes | OSError:
     if isinstance(found, FileNotFoundError | IsADirectoryError | PermissionError):
         return found
     if isinstance(found, Exception):
         with explained(f"cannot read {path}"):
             raise found
-    return bytes(found)  # type: ignore[call-overload]
+    data = bytes(found)  # type: ignore[call-overload]
+    return data if len(data) <= most else too_large(path, len(data), most)
 
 
 def _info(info: Mapping[str, Any]) -> FileInfo:

@@ -8,10 +8,9 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.settings import RetrainConfig
 from yolov5_core.config import ConfigError, nearest
+from yolov5_core.strict_yaml import YamlError, load_yaml_file
 
 
 def config_from_mapping(mapping: Mapping[Any, Any], where: str) -> RetrainConfig:
@@ -71,11 +70,9 @@ def read_yaml_settings(path: Path) -> Mapping[Any, Any]:
         ConfigError: No such file, not YAML, or something else than such lines.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read it: {error.strerror}; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        content = load_yaml_file(path)
+    except YamlError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if content is not None and not isinstance(content, Mapping):
         raise ConfigError(f"{path}: must be `key: value` lines, got {type(content).__name__}")
     return content or {}

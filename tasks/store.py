@@ -33,6 +33,7 @@ from tasks.records import Artifact
 from tasks.remote_objects import RemoteObjects
 from tasks.secrets import NO_SECRETS, holds_secret, without_secrets
 from yolov5_core.durable import part_of
+from yolov5_core.limits import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
     from tasks.google_objects import GoogleObjects
@@ -212,9 +213,13 @@ class Store:
             DamagedObjectError: It is not a JSON object.
         """
         data = self.read_bytes(key)  # not in the try: a refusal is a ValueError too
+        if len(data) > MAX_RECORD_BYTES:
+            raise DamagedObjectError(
+                f"{self.url(key)}: {len(data)} bytes, no record of ours has over {MAX_RECORD_BYTES}"
+            )
         try:
             doc = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedObjectError(f"{self.url(key)}: not JSON: {error}") from error
         if not isinstance(doc, dict):
             raise DamagedObjectError(f"{self.url(key)}: a {type(doc).__name__}, not a JSON object")

@@ -222,7 +222,7 @@ class _OneFile:
     def is_file(self, path: str) -> bool:
         return path in ("/data/data.yaml", "/data/a.json")
 
-    def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
+    def read_many(self, paths: Sequence[str], _most: int = 0) -> list[bytes | OSError]:
         return [self.data for _ in paths]
 
 

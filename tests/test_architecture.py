@@ -22,6 +22,7 @@ CORE = (
     # what a run is told, and its randomness
     "limits",
     "strict_yaml",
+    "zips",
     "config",
     "randomness",
     # pictures and labels as people have them
@@ -61,7 +62,6 @@ CORE = (
     "loss",
     "nms",
     # files
-    "zips",
     "inert_pickle",
     "torch_archive",
     "checkpoint",

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from yolov5_core.config import ConfigError, nearest
+from yolov5_core.strict_yaml import YamlError, load_yaml_file
 
 _STEM: list[list[Any]] = [
     [-1, 1, "Conv", [64, 6, 2, 2]],
@@ -167,9 +166,9 @@ def describe(cfg: str, num_classes: int | None = None) -> ModelDescription:
     if not path.is_file():
         raise ConfigError(f"cfg={cfg}: no such file, and not one of {', '.join(VARIANTS)}")
     try:
-        mapping = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cfg={path}: not YAML: {error}") from error
+        mapping = load_yaml_file(path)
+    except YamlError as error:
+        raise ConfigError(f"cfg={path}: {error}") from error
     if isinstance(mapping, dict) and num_classes is not None:
         mapping = {**mapping, "nc": num_classes}
     return from_mapping(mapping, str(path))

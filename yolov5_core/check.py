@@ -1,5 +1,6 @@
 """The check of one picture and its labels; nothing here ever writes to a data set."""
 
+import errno
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from yolov5_core.decode import PictureError, verify
 from yolov5_core.faults import Fault, FaultError
 from yolov5_core.files import LocalFiles
 from yolov5_core.labels import label_path, parse_labels
+from yolov5_core.limits import MAX_LABEL_BYTES
 
 TruthReader = Callable[[tuple[int, int]], Truth]  # gets width and height of the picture
 
@@ -110,11 +112,12 @@ def _check_file(path: Path, num_classes: int) -> Checked:
 
 def yolo_truth(path: Path, num_classes: int) -> Truth:
     """Reads the YOLO label file of a picture; without one the picture is background."""
-    (data,) = LocalFiles().read_many([str(path)])
+    (data,) = LocalFiles().read_many([str(path)], MAX_LABEL_BYTES)
     if isinstance(data, FileNotFoundError):
         return NO_TRUTH
     if isinstance(data, OSError):
-        raise FaultError("label-unreadable", str(path), str(data))
+        kind = "label-too-large" if data.errno == errno.EFBIG else "label-unreadable"
+        raise FaultError(kind, str(path), str(data))
     return parse_labels(data, str(path), num_classes)
 
 

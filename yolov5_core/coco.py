@@ -16,6 +16,7 @@ import numpy as np
 from yolov5_core.boxes import pairwise_iou
 from yolov5_core.dataset import NO_BOXES, NO_SEGMENT, DataError, Truth
 from yolov5_core.faults import Fault, FaultError
+from yolov5_core.limits import MAX_COCO_LISTS, MAX_COCO_VALUES
 from yolov5_core.pixel_boxes import AnnotationError, BoxKinds, PixelBoxes
 
 _KINDS = BoxKinds(
@@ -138,6 +139,12 @@ class _DoubledKeyError(ValueError):
 
 
 def _load(data: bytes, where: str) -> Mapping[str, Any]:
+    lists, values = data.count(b"[") + data.count(b"{"), data.count(b",")
+    if lists > MAX_COCO_LISTS or values > MAX_COCO_VALUES:  # before Python makes objects of them
+        raise DataError(
+            f"{where}: {lists} lists and objects, {values} commas; a COCO file has at most "
+            f"{MAX_COCO_LISTS} and {MAX_COCO_VALUES}: split it"
+        )
     try:
         content = json.loads(data, object_pairs_hook=_object)
     except json.JSONDecodeError as error:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from yolov5_core.strict_yaml import YamlError, load_yaml, load_yaml_file
 
 IouKind = Literal["ciou", "giou"]
 LrCurve = Literal["linear", "cosine", "v3cosine"]
@@ -192,7 +192,7 @@ def load_hyperparameters(name_or_path: str) -> Hyperparameters:
     """
     if name_or_path in shipped_tables():
         text = (resources.files("yolov5_core") / "hyp" / f"{name_or_path}.yaml").read_text("utf-8")
-        return hyperparameters_from(yaml.safe_load(text), name_or_path)
+        return hyperparameters_from(load_yaml(text.encode()), name_or_path)
     path = Path(name_or_path)
     if not path.is_file():
         raise ConfigError(
@@ -200,9 +200,9 @@ def load_hyperparameters(name_or_path: str) -> Hyperparameters:
             f"{', '.join(shipped_tables())}"
         )
     try:
-        table = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"hyp={path}: not YAML: {error}") from error
+        table = load_yaml_file(path)
+    except YamlError as error:
+        raise ConfigError(f"hyp={path}: {error}") from error
     return hyperparameters_from(table, str(path))
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from yolov5_core.dataset import DataError
 from yolov5_core.files import Files, LocalFiles, join, read_file
+from yolov5_core.limits import MAX_LIST_BYTES, MAX_YAML_BYTES
+from yolov5_core.strict_yaml import YamlError, load_yaml
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def read_lines(path: str, files: Files) -> list[str]:
         DataError: It cannot be read as text.
     """
     try:
-        lines = read_file(files, path).decode("utf-8-sig").splitlines()
+        lines = read_file(files, path, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a text file with one image per line") from error
     return [line.strip() for line in lines if line.strip()]
@@ -168,11 +168,11 @@ def _read_mapping(where: str, files: Files) -> Mapping[str, Any]:
     if not files.is_file(where):
         raise DataError(f"{where}: no such file; give the path of the data set's data.yaml")
     try:
-        table = yaml.safe_load(read_file(files, where).decode("utf-8-sig"))
+        table = load_yaml(read_file(files, where, MAX_YAML_BYTES))
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error}") from error
-    except Exception as error:  # PyYAML: a date of month 13 or `!!bool x` is no YAMLError to it
-        raise DataError(f"{where}: not YAML: {error or type(error).__name__}") from error
+    except YamlError as error:
+        raise DataError(f"{where}: {error}") from error
     if not isinstance(table, Mapping):
         raise DataError(f"{where}: must hold `key: value` lines, train, val and names")
     return table

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from yolov5_core.limits import MAX_PIXELS, MAX_SIDE
+
 SHORTEST_SIDE = 10  # pixels, spec C.3
-MAX_PIXELS = 89_478_485  # beyond, PIL warns of a bomb; decoded twice it takes 0.6 GB
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # to PIL, MPO is a JPEG and DNG a TIFF
 _REFUSED = {  # what people have in data sets all the same, by how the file begins
     b"GIF8": "gif",
@@ -98,7 +99,7 @@ def _inspect(data: bytes) -> str:
     """Reads the header, and all of the file where OpenCV would say nothing of damage."""
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         image_format = image.format
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
             raise PictureError("image-too-large", f"{image.width}x{image.height} pixels")
         if image_format == "PNG":
             image.verify()  # checksums: finds cut and flipped bytes

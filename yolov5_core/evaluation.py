@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from yolov5_core.dataset import NO_BOXES
+from yolov5_core.limits import MAX_ARRAYS_BYTES
 from yolov5_core.metrics import (
     IOU_THRESHOLDS,
     DetectionMetrics,
@@ -14,6 +15,11 @@ from yolov5_core.metrics import (
     crowd_cover,
     found_labels,
 )
+from yolov5_core.zips import ZIP_FAULTS, open_zip
+
+
+class EvaluationError(ValueError):
+    """A file that is no evaluation of ours."""
 
 
 def _no_boxes() -> np.ndarray:
@@ -108,7 +114,20 @@ def save_evaluation(evaluation: Evaluation, path: Path) -> Path:
 
 
 def load_evaluation(path: Path) -> Evaluation:
-    """Reads what save_evaluation wrote; nothing in it is executed."""
+    """Reads what save_evaluation wrote; nothing in it is executed.
+
+    Raises:
+        EvaluationError: No such file, damaged, or too large.
+    """
+    try:
+        with path.open("rb") as file:
+            open_zip(file, MAX_ARRAYS_BYTES).close()
+        return _load(path)
+    except (*ZIP_FAULTS, KeyError, TypeError) as error:
+        raise EvaluationError(f"{path}: no evaluation, or damaged: {error}") from error
+
+
+def _load(path: Path) -> Evaluation:
     with np.load(path, allow_pickle=False) as file:
         metrics = DetectionMetrics(**{f.name: file[f.name] for f in fields(DetectionMetrics)})
         parts = [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from yolov5_core.dataset import DataError
+from yolov5_core.limits import MAX_PICTURE_BYTES
 
 
 class FileInfo(NamedTuple):
@@ -36,8 +37,10 @@ class Files(Protocol):
     def is_file(self, path: str) -> bool:
         """Whether this is a file."""
 
-    def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
-        """Contents, or why a file cannot be read."""
+    def read_many(
+        self, paths: Sequence[str], most: int = MAX_PICTURE_BYTES
+    ) -> list[bytes | OSError]:
+        """Contents, or why a file cannot be read; EFBIG above so many bytes."""
 
 
 class LocalFiles:
@@ -86,22 +89,24 @@ class LocalFiles:
         """See Files."""
         return Path(path).is_file()
 
-    def read_many(self, paths: Sequence[str]) -> list[bytes | OSError]:
+    def read_many(
+        self, paths: Sequence[str], most: int = MAX_PICTURE_BYTES
+    ) -> list[bytes | OSError]:
         """See Files."""
-        return [_read(path) for path in paths]
+        return [_read(path, most) for path in paths]
 
 
 def _unlisted(folder: str, error: OSError) -> DataError:
     return DataError(f"{folder}: cannot be listed: {error.strerror}; make the folder readable")
 
 
-def read_file(files: Files, path: str) -> bytes:
-    """One file.
+def read_file(files: Files, path: str, most: int) -> bytes:
+    """One file of so many bytes at most.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is larger.
     """
-    (data,) = files.read_many([path])
+    (data,) = files.read_many([path], most)
     if isinstance(data, OSError):
         raise data
     return data
@@ -140,11 +145,18 @@ def _info(entry: "os.DirEntry[str]") -> FileInfo:
     return FileInfo(status.st_size, status.st_mtime_ns)
 
 
-def _read(path: str) -> bytes | OSError:
+def too_large(path: str, size: int, most: int) -> OSError:
+    """What is said of a file above a limit."""
+    return OSError(errno.EFBIG, f"{size} bytes, over the limit of {most}", path)
+
+
+def _read(path: str, most: int) -> bytes | OSError:
     try:
-        mode = Path(path).stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe may never end
-            return OSError(errno.EINVAL, "a pipe or device, no file", path)
+        status = Path(path).stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            return OSError(errno.EINVAL, "a pipe or device, no file", path)  # it may never end
+        if status.st_size > most:
+            return too_large(path, status.st_size, most)
         return Path(path).read_bytes()
     except OSError as error:
         return error

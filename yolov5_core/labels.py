@@ -14,8 +14,8 @@ from yolov5_core.boxes import segments_to_boxes
 from yolov5_core.dataset import NO_SEGMENT, NO_TRUTH, Truth
 from yolov5_core.faults import Fault, FaultError
 from yolov5_core.label_places import yolo_label_path
+from yolov5_core.limits import MAX_LABEL_BYTES, MAX_LABEL_LINE, MAX_LABEL_ROWS
 
-_LARGEST_FILE = 10_000_000  # bytes; a quarter of a million boxes take less
 _POLYGON_POINTS = 3  # a polygon needs three points
 _BOX_FIELDS = 5
 _LISTED = 10  # lines named in one fault
@@ -64,7 +64,13 @@ def plain_boxes(data: bytes, num_classes: int) -> Truth | None:
 
     It exists for speed: nearly every label file is like that, and there are as many as pictures.
     """
-    if len(data) > _LARGEST_FILE or b"_" in data or b"-" in data or not data.isascii():
+    if (
+        len(data) > MAX_LABEL_BYTES
+        or data.count(b"\n") > MAX_LABEL_ROWS
+        or b"_" in data
+        or b"-" in data
+        or not data.isascii()
+    ):
         return None
     rows: list[tuple[float, ...]] = []
     try:
@@ -89,14 +95,21 @@ def plain_boxes(data: bytes, num_classes: int) -> Truth | None:
 
 def parse_any_rows(data: bytes, where: str, num_classes: int) -> Truth:
     """See parse_labels."""
-    if len(data) > _LARGEST_FILE:
-        reason = f"{len(data)} bytes; a label file has at most {_LARGEST_FILE}"
+    if len(data) > MAX_LABEL_BYTES:
+        reason = f"{len(data)} bytes; a label file has at most {MAX_LABEL_BYTES}"
         raise FaultError("label-too-large", where, reason)
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FaultError("label-not-text", where, f"cannot be read as text: {error}") from error
     lines = data.removeprefix(_BYTE_ORDER_MARK).splitlines()
+    longest = max(map(len, lines), default=0)
+    if len(lines) > MAX_LABEL_ROWS or longest > MAX_LABEL_LINE:
+        reason = (
+            f"{len(lines)} lines, the longest of {longest} bytes; a label file has at most "
+            f"{MAX_LABEL_ROWS} lines of {MAX_LABEL_LINE} bytes"
+        )
+        raise FaultError("label-too-large", where, reason)
     rows = [(number, line.split()) for number, line in enumerate(lines, 1)]
     has_polygons = any(len(fields) > _BOX_FIELDS + 1 for _, fields in rows)
     found: list[_Row] = []

@@ -5,6 +5,7 @@ split, size and labels. Any tar program and any WebDataset reader can use them; 
 their offset. Nothing in a shard depends on time, machine or user.
 """
 
+import errno
 import hashlib
 import json
 import posixpath
@@ -25,6 +26,7 @@ from yolov5_core.features import features
 from yolov5_core.files import Files
 from yolov5_core.index import SPLITS, Entry, Index, build_index
 from yolov5_core.labels import parse_labels
+from yolov5_core.limits import MAX_LABEL_BYTES
 from yolov5_core.sources import Item
 from yolov5_core.voc import voc_truth
 
@@ -105,7 +107,7 @@ def _contents(
         images = piece.files.read_many([item.image for item in group])
         has_file = [bool(item.truth) and item.format != "COCO" for item in group]
         paths = [item.truth for item, has in zip(group, has_file, strict=True) if has]
-        truths = iter(piece.files.read_many(paths))
+        truths = iter(piece.files.read_many(paths, MAX_LABEL_BYTES))
         for item, image, has in zip(group, images, has_file, strict=True):
             yield item, image, next(truths) if has else b""
 
@@ -114,7 +116,8 @@ def _truth(piece: Piece, item: Item, data: bytes | OSError, size_wh: tuple[int, 
     if not item.truth:
         return NO_TRUTH
     if isinstance(data, OSError):
-        raise FaultError("label-unreadable", item.truth, str(data))
+        kind = "label-too-large" if data.errno == errno.EFBIG else "label-unreadable"
+        raise FaultError(kind, item.truth, str(data))
     if item.annotations is not None:
         classes = piece.categories[item.truth]
         return coco_truth(item.annotations, classes, size_wh, item.truth)

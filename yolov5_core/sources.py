@@ -27,6 +27,7 @@ from yolov5_core.faults import Fault
 from yolov5_core.files import FileInfo, Files, join, read_file, relative
 from yolov5_core.index import SPLITS
 from yolov5_core.label_places import RULES, YOLO, Format, stem, yolo_label_path
+from yolov5_core.limits import MAX_COCO_BYTES, MAX_VOC_BYTES
 from yolov5_core.voc import voc_names
 
 _MISSING = FileInfo(0, "missing")
@@ -282,7 +283,7 @@ def _add_orphans(found: _Found, wanted: Mapping[str, set[str]], suffix: str) -> 
 
 def _add_coco(found: _Found, split: str, source: str) -> None:
     try:
-        coco = parse_coco(read_file(found.files, source), source)
+        coco = parse_coco(read_file(found.files, source, MAX_COCO_BYTES), source)
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error}") from error
     found.categories[source] = _class_of(found, coco, source)
@@ -350,6 +351,6 @@ def _learn_names(found: _Found, is_known: Callable[[Item], bool]) -> None:
     new: set[str] = set()
     for start in range(0, len(unread), 256):
         paths = unread[start : start + 256]
-        for path, data in zip(paths, found.files.read_many(paths), strict=True):
+        for path, data in zip(paths, found.files.read_many(paths, MAX_VOC_BYTES), strict=True):
             new |= voc_names(data, path) if isinstance(data, bytes) else set()
     found.names += sorted(new - set(found.names))

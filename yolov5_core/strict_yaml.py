@@ -70,7 +70,7 @@ def load_yaml(data: bytes, size: int = 0) -> Any:
 
 
 def _sentence(error: Exception) -> str:
-    said = str(error) or type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."  # it may quote a whole line
 
 

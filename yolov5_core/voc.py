@@ -14,6 +14,7 @@ import numpy as np
 
 from yolov5_core.dataset import NO_BOXES, NO_SEGMENT, Truth
 from yolov5_core.faults import FaultError
+from yolov5_core.limits import MAX_VOC_BYTES, MAX_VOC_DEPTH
 from yolov5_core.pixel_boxes import AnnotationError, BoxKinds, PixelBoxes
 
 _KINDS = BoxKinds(
@@ -22,8 +23,6 @@ _KINDS = BoxKinds(
     clipped="voc-clipped",
     duplicate="voc-duplicate",
 )
-_LARGEST_FILE = 10_000_000  # bytes
-_DEEPEST = 30  # elements within each other; the format itself needs five
 # What expat reads without Python's codecs, some of which do more than decode.
 _ENCODINGS = frozenset(("utf-8", "utf-16", "iso-8859-1", "us-ascii"))
 _FROM_ONE = "PASCAL VOC"  # beginning of source/annotation
@@ -82,8 +81,8 @@ class _Content:
 
 
 def _read(data: bytes, where: str) -> _Content:
-    if len(data) > _LARGEST_FILE:
-        reason = f"{len(data)} bytes; the XML file of a picture has at most {_LARGEST_FILE}"
+    if len(data) > MAX_VOC_BYTES:
+        reason = f"{len(data)} bytes; the XML file of a picture has at most {MAX_VOC_BYTES}"
         raise FaultError("voc-not-xml", where, reason)
     reader = _Reader(where)
     parser = expat.ParserCreate()
@@ -113,8 +112,8 @@ class _Reader:
         if not self.path and name != "annotation":
             reason = f"the root element is {name[:60]}, not annotation"
             raise FaultError("voc-not-xml", self.where, reason)
-        if len(self.path) == _DEEPEST:
-            reason = f"more than {_DEEPEST} elements within each other"
+        if len(self.path) == MAX_VOC_DEPTH:
+            reason = f"more than {MAX_VOC_DEPTH} elements within each other"
             raise FaultError("voc-not-xml", self.where, reason)
         self.path.append(name)
         self.texts.clear()

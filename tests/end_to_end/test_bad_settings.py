@@ -69,9 +69,9 @@ def test_an_unknown_hyperparameter_is_refused_with_the_nearest_known_one(data, t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a checkpoint, or cut short"),
-        (b"not a checkpoint at all", "not a checkpoint, or cut short"),
-        ("half", "not a checkpoint, or cut short"),
+        (b"", "not a whole zip file"),
+        (b"not a checkpoint at all", "not a whole zip file"),
+        ("half", "not a whole zip file"),
         ("flipped", "damaged"),
     ],
     ids=["empty", "text", "cut in half", "a byte changed"],

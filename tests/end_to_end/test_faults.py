@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from tasks import checkpoints, epochs
+from tasks import checkpoints, epochs, train
 from tasks.stage import read_stage
 from tasks.store import open_store
 from tests.end_to_end.conftest import run_command, tiny_arguments
@@ -50,8 +50,24 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(epochs, name, quick)
 
 
+@pytest.fixture
+def others_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was room when training began."""
+    monkeypatch.setattr(train, "require_room", lambda *_: 0)
+
+
+def test_a_disk_without_room_for_the_run_is_said_before_training(small_disk, data, capsys):
+    assert main(tiny_arguments(data, small_disk, *GROWING)) == 75
+    stderr = capsys.readouterr().err
+    assert "of disk are needed and" in stderr
+    assert "finished work is kept" in stderr
+    assert not (small_disk / "store/runs/night/results.txt").exists()
+    assert as_root("mount", "-o", "remount,size=50m", str(small_disk))
+    assert main(["--resume", "--store", str(small_disk / "store")]) == 0, capsys.readouterr().err
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.usefixtures("no_waiting", "others_fill_the_disk")
 def test_a_full_store_ends_the_run_with_75_and_it_goes_on_after_room_is_made(
     small_disk, data, capsys
 ):
@@ -71,7 +87,7 @@ def test_a_full_store_ends_the_run_with_75_and_it_goes_on_after_room_is_made(
     assert [row.split()[0] for row in rows] == ["0/2", "1/2", "2/2"]
 
 
-@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.usefixtures("no_waiting", "others_fill_the_disk")
 def test_a_full_scratch_disk_ends_the_run_with_75(small_disk, data, tmp_path, capsys, monkeypatch):
     (small_disk / "filler").write_bytes(bytes(3_400_000))
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))

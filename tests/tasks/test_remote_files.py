@@ -41,7 +41,7 @@ def test_files_of_a_folder_are_told_by_name(place, files):
 def test_files_of_a_tree_are_told_by_whole_path(place, files):
     found = files.tree(place)
     assert sorted(found) == [f"{place}/{name}" for name in ("a.txt", "b/c.txt", "b/d/e.txt")]
-    assert read_file(files, sorted(found)[1]) == b"b/c.txt"
+    assert read_file(files, sorted(found)[1], 100) == b"b/c.txt"
 
 
 def test_folders_and_files_are_told_apart(place, files):

@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_an_answer_not_an_exception(tmp_path):
     assert isinstance(found[1], FileNotFoundError)
     assert isinstance(found[2], IsADirectoryError)
     with pytest.raises(FileNotFoundError):
-        read_file(files, str(Path(tmp_path) / "b"))
+        read_file(files, str(Path(tmp_path) / "b"), 100)
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):

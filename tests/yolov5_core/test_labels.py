@@ -185,7 +185,15 @@ def test_what_is_no_text_is_named(data: bytes) -> None:
 
 def test_a_file_of_more_than_ten_megabytes_is_no_label_file() -> None:
     assert refusal(b"\n" * 10_000_001).kind == "label-too-large"
-    assert len(parse_labels(b"\n" * 9_999_980 + ROW.encode(), "a.txt", 1).labels) == 1
+    blank = b" " * 999_980 + b"\n"
+    assert len(parse_labels(blank * 9 + ROW.encode(), "a.txt", 1).labels) == 1
+
+
+def test_a_file_of_too_many_or_too_long_lines_is_no_label_file() -> None:
+    for data in (b"\n" * 100_001, b"0 " + b"0.5 " * 300_000):
+        error = refusal(data)
+        assert error.kind == "label-too-large"
+        assert "a label file has at most 100000 lines of 1000000 bytes" in str(error)
 
 
 def test_five_and_a_half_columns_is_a_file_cut_in_the_middle_of_a_row() -> None:
