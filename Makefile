@@ -1,6 +1,6 @@
 # make run    train a detector on a drawn picture set, or on yours: make run DATA=pictures/data.yaml
 # make test   every test that needs no GPU and no cloud
-# make kill-matrix  cuts a run off at a hundred places; each must end in the same bytes
+# make kill-matrix  a run cut off at a hundred places, a bucket that fails a thousand times
 # make check  format, lint, types, architecture
 # make images build the images that stages run in (needs a Docker Engine)
 # make up     Prefect's server and workers on this machine, every night at 02:00; make down ends them
@@ -55,7 +55,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not gpu and not bench and not kill_matrix"
 
 kill-matrix: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m kill_matrix tests/end_to_end/test_kill_matrix.py
+	$(BIN)/python -m pytest -q -m kill_matrix tests/end_to_end
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
