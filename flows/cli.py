@@ -6,6 +6,7 @@ Nothing heavy is imported before the flags are known to be good, so `--help` ans
 import argparse
 import copy
 import difflib
+import importlib
 import logging
 import os
 import signal
@@ -22,7 +23,11 @@ from tasks.settings_files import config_from_mapping, read_yaml_settings, with_c
 from yolov5_core.config import ConfigError
 
 REPORT = "report"  # what --only takes beside the stages
-ROLLBACK = "rollback"  # the first word of the command that makes an earlier champion champion
+# Commands beside the retraining itself: the first word, and the function that takes the others and
+# returns what to say. Its module is imported only when it is asked for.
+COMMANDS = {
+    "rollback": "flows.rollback:rollback_command",
+}
 _INTERRUPTED = 130  # what shells report for Ctrl-C
 
 _GROUPS = {
@@ -67,18 +72,15 @@ exit codes: 0 done; 2 a setting or the data is wrong, the message says what to c
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a retraining from the command line and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if words[:1] == [ROLLBACK]:
-            from flows.rollback import rollback_command  # noqa: PLC0415  --help needs no store
-
-            _say(sys.stdout, rollback_command(words[1:]))
-            return 0
-        command = parse(words)
-    except Exception as error:  # noqa: BLE001  the edge: every error becomes a code and a line
-        return _complain(error)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        text = _run(command)
+        if words and words[0] in COMMANDS:
+            module, _, function = COMMANDS[words[0]].partition(":")
+            text = getattr(importlib.import_module(module), function)(words[1:])
+        else:
+            text = _run(parse(words))
+    except SystemExit:  # after --help
+        raise
     except KeyboardInterrupt:
         _say(sys.stderr, "yolov5-retrain: interrupted; --resume continues the run")
         return _INTERRUPTED

@@ -18,6 +18,8 @@ LESSER = re.compile(r"\bLGPL|Lesser General", re.IGNORECASE)
 # stay.
 KNOWN = {
     "psycopg2-binary": "LGPL with exceptions; used as it is, by tests",
+    "text-unidecode": "Artistic License or GPL, as the user likes; we take the first",
+    "pycocotools": "says nothing; its source files say Simplified BSD",
 }
 
 

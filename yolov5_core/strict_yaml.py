@@ -40,9 +40,9 @@ def load_yaml_file(path: Path) -> Any:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             data = file.read(MAX_YAML_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a 0 byte in the name, and our own
-        if isinstance(error, YamlError):
-            raise
+    except OSError as error:
+        raise YamlError(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a 0 byte in the name
         raise YamlError(f"cannot be read: {error}") from error
     return load_yaml(data, max(size, len(data)))
 

@@ -118,7 +118,7 @@ def test_every_config_can_be_said_in_flags(config):
         ("--image-size 100", "image_size=100: must be a multiple of 32, such as 96"),
         ("--name a/../b", "name='a/../b'"),
         ("--rect --image-weights", "leave one out"),
-        ("--config gone.yaml", "gone.yaml: cannot read it"),
+        ("--config gone.yaml", "gone.yaml: cannot be read: No such file or directory"),
     ],
 )
 def test_a_wrong_command_is_refused_with_what_to_change(argv, says):

@@ -125,7 +125,7 @@ def everything(served: Stack) -> dict[str, dict[str, Any]]:
 def test_setting_up_again_changes_nothing(served):
     before = everything(served)
     counts = {kind: len(ones) for kind, ones in before.items()}
-    assert counts == {"deployments": 20, "pools": 3, "automations": 2}
+    assert counts == {"deployments": 23, "pools": 3, "automations": 2}
     done = python(served, "flows.setup")
     assert (done.returncode, done.stdout, done.stderr) == (0, "nothing to change\n", "")
     assert everything(served) == before
