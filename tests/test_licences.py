@@ -17,9 +17,8 @@ LESSER = re.compile(r"\bLGPL|Lesser General", re.IGNORECASE)
 # Looked up by hand, where the metadata says nothing or too much: name to what it is, and why it may
 # stay.
 KNOWN = {
-    "psycopg2-binary": "LGPL with exceptions; used as it is, by tests",
     "text-unidecode": "Artistic License or GPL, as the user likes; we take the first",
-    "pycocotools": "says nothing; its source files say Simplified BSD",
+    "pycocotools": "FreeBSD, which its source files call Simplified BSD",
 }
 
 
@@ -52,3 +51,7 @@ def test_a_package_is_under_a_licence_that_lets_people_use_us(name: str):
     assert not LESSER.search(said), said
     assert not COPYLEFT.search(said), said
     assert PERMISSIVE.search(said), f"{name} says {said!r}: look it up and enter it in KNOWN"
+
+
+def test_what_was_looked_up_is_still_needed():
+    assert set(KNOWN) <= set(locked())
