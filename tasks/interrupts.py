@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from prefect.utilities import engine
+
 from tasks.errors import TerminatedError
 
 GRACE = 5.0  # seconds for a step to end; with the save itself, 10 are promised
@@ -59,12 +61,34 @@ def termination() -> Iterator[Termination]:
     if threading.current_thread() is not threading.main_thread():
         yield Termination(None)
         return
-    kept = Termination(signal.getsignal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    kept = Termination(before)
     alarm = signal.signal(signal.SIGALRM, lambda _number, _frame: kept.strike())
-    before = signal.signal(signal.SIGTERM, kept.keep)
     try:
-        yield kept
+        with _in_place_of(before, kept.keep):
+            yield kept
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGALRM, alarm)
+
+
+@contextmanager
+def _in_place_of(before: _Handler, handler: _Handler) -> Iterator[None]:
+    """Handles SIGTERM while the block runs, in the eyes of Prefect too.
+
+    Prefect's supervisor of a flow run first says that a stop is coming. The run confirms it only if
+    the handler in place is the one that Prefect knows as its own; without that it is killed at once
+    and can save nothing (Prefect 3.8.8).
+    """
+    is_prefects = before is engine._prefect_sigterm_handler
+    with engine._prefect_sigterm_bridge_lock:
+        signal.signal(signal.SIGTERM, handler)
+        if is_prefects:
+            vars(engine)["_prefect_sigterm_handler"] = handler
+    try:
+        yield
+    finally:
+        with engine._prefect_sigterm_bridge_lock:
+            signal.signal(signal.SIGTERM, before)
+            if is_prefects:
+                vars(engine)["_prefect_sigterm_handler"] = before

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from prefect.utilities.engine import can_ack_control_intent, capture_sigterm
 
 from tasks import interrupts
 from tasks.errors import TEMPORARY, TerminatedError, exit_code
@@ -86,3 +87,16 @@ def test_in_another_thread_signals_stay_as_they_are():
     thread.start()
     thread.join()
     assert seen == [before, False]
+
+
+def test_prefect_knows_meanwhile_that_a_stop_will_be_heeded():
+    with capture_sigterm():
+        before = signal.getsignal(signal.SIGTERM)
+        with termination() as stop:
+            assert can_ack_control_intent()
+            with capture_sigterm():  # a flow within
+                assert can_ack_control_intent()
+                terminate()
+            assert stop.asked
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert can_ack_control_intent()
