@@ -1,7 +1,8 @@
 # make run    train a detector on a drawn picture set, or on yours: make run DATA=pictures/data.yaml
 # make test   every test that needs no GPU and no cloud
 # make kill-matrix  a run cut off at a hundred places, a bucket that fails a thousand times
-# make check  format, lint, types, architecture
+# make check  format, lint, types, architecture, dependencies and their licences
+# make audit  known weaknesses of the dependencies (asks the network)
 # make images build the images that stages run in (needs a Docker Engine)
 # make up     Prefect's server and workers on this machine, every night at 02:00; make down ends them
 # make status what runs, what runs next, how the last run ended
@@ -29,7 +30,7 @@ endif
 # anything else the command knows, as in ARGS="--cfg s --weights yolov5s.pt --device 0"
 ARGS ?=
 
-.PHONY: run images up down status test kill-matrix check bench lock clean
+.PHONY: run images up down status test kill-matrix check audit bench lock clean
 
 run: $(VENV)/.runtime
 	$(BIN)/yolov5-retrain --data "$(DATA)" --store "$(STORE)" --epochs $(EPOCHS) \
@@ -61,7 +62,14 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_dependencies.py \
+		tests/test_licences.py
+
+# known weaknesses of what is locked: asks a data base in the network, so it is no part of check
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --no-deps --disable-pip -r requirements.lock -r requirements-dev.lock
 
 BENCH_DATA ?=
 BENCH_PICTURES ?= 100000
