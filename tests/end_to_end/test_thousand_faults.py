@@ -125,6 +125,6 @@ def test_runs_on_a_bucket_that_fails_leave_what_a_quiet_one_leaves(bucket, data,
     bucket.clear()
     for number in range(runs):
         store = open_store(f"gs://models/night{number}")
-        assert require_whole(store) > 30
+        assert require_whole(store) >= 25
         found = published(store)
         assert found == quiet, number
