@@ -27,6 +27,7 @@ REPORT = "report"  # what --only takes beside the stages
 # returns what to say. Its module is imported only when it is asked for.
 COMMANDS = {
     "rollback": "flows.rollback:rollback_command",
+    "predict": "flows.predict:predict_command",
 }
 _INTERRUPTED = 130  # what shells report for Ctrl-C
 
@@ -56,6 +57,8 @@ examples:
       runs one stage of that run again
   yolov5-retrain rollback --bucket gs://models --name street
       makes the champion before the present one champion again; --list shows all of them
+  yolov5-retrain predict pictures film.mp4 --weights champion --bucket gs://models --name street
+      draws what the best model finds in a folder and a video; see predict --help
 
 data.yaml names the pictures; labels lie in labels/ beside images/, one .txt per picture with
 rows `class x y w h`, centre and size as fractions of the picture:

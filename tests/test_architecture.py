@@ -82,6 +82,7 @@ CORE = (
     "predictions",
     "evaluation_report",
     "evaluate",
+    "predict",
     "results",
     "epochs",
     "loss_watch",
@@ -115,7 +116,7 @@ CORE = (
 )
 WITH_TORCH = (
     *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
-    *("optimizer", "ema", "loader", "evaluate", "loss_watch", "step_policy", "trainer"),
+    *("optimizer", "ema", "loader", "evaluate", "predict", "loss_watch", "step_policy", "trainer"),
 )
 WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)
 LIGHT_TASKS = ("tasks.errors", "tasks.records", "tasks.settings")  # what `--help` needs
