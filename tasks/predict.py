@@ -82,7 +82,9 @@ def predict(request: PredictRequest) -> PredictSummary:
         sources = find_sources(request.sources)
         ready = read_model(_weights(request, Path(scratch)))
         config = _config(request, ready)
-        folder = new_folder(Path(request.out or "predictions"), sources, numbered=not request.out)
+        folder = new_folder(
+            Path(request.out or "predictions"), request.sources, numbered=not request.out
+        )
         predictor = Predictor(ready.model, config, device)
         summary = PredictSummary(
             folder=folder, device=str(device), image_size=config.image_size, times=predictor.times

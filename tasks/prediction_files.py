@@ -45,16 +45,16 @@ class Wanted:
     crops: bool = False
 
 
-def new_folder(folder: Path, sources: Sequence[Source], *, numbered: bool) -> Path:
+def new_folder(folder: Path, given: Sequence[str], *, numbered: bool) -> Path:
     """A folder to write to, which is there and empty.
 
     Args:
         folder: The wish.
-        sources: What will be read.
+        given: Words that name the pictures, as find_sources takes them.
         numbered: Take folder2, folder3 ... where the wish has something in it.
 
     Raises:
-        ConfigError: It has something in it, or sources lie in or above it.
+        ConfigError: It has something in it, or lies in a folder that is a source.
     """
     wish, number = folder.expanduser().absolute(), 1
     chosen = wish
@@ -66,12 +66,12 @@ def new_folder(folder: Path, sources: Sequence[Source], *, numbered: bool) -> Pa
             )
         number += 1
         chosen = wish.with_name(f"{wish.name}{number}")
-    for source in sources:
-        root = source.place.removesuffix(source.file).rstrip("/")
-        if "://" not in root and root and chosen.resolve().is_relative_to(Path(root).resolve()):
+    for word in given:
+        root = Path(word.removeprefix("file://").partition("**")[0]).expanduser()
+        if root.is_dir() and chosen.resolve().is_relative_to(root.resolve()):
             raise ConfigError(
-                f"--out {chosen}: lies in the folder of the pictures, where nothing is written; "
-                "give a folder elsewhere"
+                f"--out {chosen}: lies in {root}, whose pictures are the source, and nothing is "
+                "written there; give a folder elsewhere"
             )
     chosen.mkdir(parents=True, exist_ok=True)
     return chosen
