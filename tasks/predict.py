@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tasks import champions
+from tasks.out_folder import new_folder
 from tasks.picture_sources import Picture, find_sources, read_pictures
-from tasks.prediction_files import PredictionFiles, Wanted, new_folder
+from tasks.prediction_files import PredictionFiles, Wanted
 from tasks.progress import progress_bar
 from tasks.settings import CHAMPION
 from tasks.store import open_store

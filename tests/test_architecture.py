@@ -106,6 +106,7 @@ CORE = (
     "promotion_text",
     "report_samples",
     "run_card_changes",
+    "run_comparison",
     "run_card_style",
     "run_card_pictures",
     "run_card_objects",
