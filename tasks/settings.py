@@ -104,8 +104,8 @@ class RetrainConfig:
     )
     mlflow: str = setting(
         "",
-        "MLflow tracking server to show the run in, http://127.0.0.1:5000 or sqlite:///FILE; needs the "
-        "extra yolov5-retrain[mlflow]; empty: none",
+        "MLflow server to show the run in, as in http://127.0.0.1:5000 or sqlite:///mlflow.db; "
+        "needs the extra yolov5-retrain[mlflow]; empty: none",
         group="publish",
     )
     store: str = setting(
@@ -285,8 +285,8 @@ def _wrong_values(config: RetrainConfig) -> Iterator[str]:
             yield f"{key}={getattr(config, key)!r}: {problem}"
     if config.mlflow and not _MLFLOW.fullmatch(config.mlflow):
         yield (
-            f"mlflow={config.mlflow!r}: write http://127.0.0.1:5000 or sqlite:///FILE; MLflow itself no "
-            "longer tracks into plain folders"
+            f"mlflow={config.mlflow!r}: write it as in http://127.0.0.1:5000 or "
+            "sqlite:///mlflow.db; MLflow itself no longer tracks into plain folders"
         )
     yield from _wrong_combinations(config)
 
