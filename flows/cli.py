@@ -27,6 +27,8 @@ REPORT = "report"  # what --only takes beside the stages
 # returns what to say. Its module is imported only when it is asked for.
 COMMANDS = {
     "rollback": "flows.rollback:rollback_command",
+    "predict": "flows.predict:predict_command",
+    "compare": "flows.compare:compare_command",
 }
 _INTERRUPTED = 130  # what shells report for Ctrl-C
 
@@ -56,6 +58,10 @@ examples:
       runs one stage of that run again
   yolov5-retrain rollback --bucket gs://models --name street
       makes the champion before the present one champion again; --list shows all of them
+  yolov5-retrain predict pictures film.mp4 --weights champion --bucket gs://models --name street
+      draws what the best model finds in a folder and a video; see predict --help
+  yolov5-retrain compare 20260101-020000_street 20260102-020000_street --out comparison
+      two runs of the store beside each other: settings, data, metrics, classes, times, curves
 
 data.yaml names the pictures; labels lie in labels/ beside images/, one .txt per picture with
 rows `class x y w h`, centre and size as fractions of the picture:

@@ -13,10 +13,18 @@ log = logging.getLogger(__name__)
 
 @task(name="report", task_run_name="report", **PLAIN)
 def report(info: RunInfo, fault: BaseException | None) -> None:
-    """Writes a run's card to the store and shows it in the UI.
+    """Writes a run's card to the store and shows it in the UI, and in MLflow if it is told to.
 
     It tells what happened, and must not change it: a card that fails is a warning.
     """
+    _show_card(info, fault)
+    if info.config.mlflow:
+        from tasks.mlflow_tracker import MlflowTracker  # noqa: PLC0415  it needs torch
+
+        MlflowTracker(info).end(fault)
+
+
+def _show_card(info: RunInfo, fault: BaseException | None) -> None:
     try:
         from tasks.card import write_card  # noqa: PLC0415  as little as can fail
 

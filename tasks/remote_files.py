@@ -70,6 +70,18 @@ class RemoteFiles:
         with explained(f"cannot look up {path}"):
             return bool(self._fs.isfile(path))
 
+    def glob(self, root: str, pattern: str) -> list[str]:
+        """Whole URLs of the files that a pattern names.
+
+        Args:
+            root: URL of the folder.
+            pattern: Below it, with `*`, `**`, `?` or `[...]`.
+        """
+        with explained(f"cannot list {root}/{pattern}"):
+            found = self._fs.glob(f"{root}/{pattern}", detail=True)
+        start = len(self._fs._strip_protocol(root))
+        return [root + name[start:] for name, info in found.items() if info["type"] == "file"]
+
     def read_many(
         self, paths: Sequence[str], most: int = MAX_PICTURE_BYTES
     ) -> list[bytes | OSError]:

@@ -20,6 +20,7 @@ from yolov5_core.config import ConfigError, load_hyperparameters
 
 log = logging.getLogger(__name__)
 
+_SQLITE = "sqlite:///"
 _PACKAGES = ("torch", "prefect", "numpy", "opencv-python-headless", "fsspec", "gcsfs")
 
 
@@ -116,6 +117,10 @@ def _with_whole_paths(config: RetrainConfig) -> RetrainConfig:
     def whole_folder(value: str) -> str:
         return str(Path(value).expanduser().absolute()) if value and "://" not in value else value
 
+    def whole_database(value: str) -> str:
+        path = value.removeprefix(_SQLITE)
+        return value if path == value else f"{_SQLITE}{Path(path).expanduser().absolute()}"
+
     folder = Path(config.data).expanduser()
     is_folder = config.data != SAMPLE and folder.is_dir()
     return replace(
@@ -125,6 +130,7 @@ def _with_whole_paths(config: RetrainConfig) -> RetrainConfig:
         cfg=whole_yaml(config.cfg),
         hyp=whole_yaml(config.hyp),
         bucket=whole_folder(config.bucket),
+        mlflow=whole_database(config.mlflow),
         store=whole_folder(config.store),
     )
 

@@ -21,7 +21,7 @@ from yolov5_core.config import (
     shipped_tables,
 )
 
-_URLS = ("data", "store", "bucket", "weights", "cfg", "hyp")
+_URLS = ("data", "store", "bucket", "weights", "cfg", "hyp", "mlflow")
 RunOn = Literal["here", "docker", "kubernetes"]
 
 SAMPLE = "sample"  # the `data` value that draws pictures instead of reading them
@@ -33,6 +33,7 @@ _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # start time, "_" and a 
 _VARIANT = re.compile(r"(yolov5)?[nsmlx]6?(\.yaml)?")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/*)(?P<rest>.*)")
 _GS_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_MLFLOW = re.compile(r"https?://[^/\s].*|sqlite:///[^\s?]+")
 _DEVICE = re.compile(r"|cpu|[0-9]+")
 
 
@@ -99,6 +100,12 @@ class RetrainConfig:
     max_class_loss: float = setting(
         0.05,
         "by how much the mAP50-95 of any one class may fall below the champion's, 1 any",
+        group="publish",
+    )
+    mlflow: str = setting(
+        "",
+        "MLflow server to show the run in, as in http://127.0.0.1:5000 or sqlite:///mlflow.db; "
+        "needs the extra yolov5-retrain[mlflow]; empty: none",
         group="publish",
     )
     store: str = setting(
@@ -276,6 +283,11 @@ def _wrong_values(config: RetrainConfig) -> Iterator[str]:
     for key in ("bucket", "store"):
         if problem := _wrong_place(getattr(config, key)):
             yield f"{key}={getattr(config, key)!r}: {problem}"
+    if config.mlflow and not _MLFLOW.fullmatch(config.mlflow):
+        yield (
+            f"mlflow={config.mlflow!r}: write it as in http://127.0.0.1:5000 or "
+            "sqlite:///mlflow.db; MLflow itself no longer tracks into plain folders"
+        )
     yield from _wrong_combinations(config)
 
 

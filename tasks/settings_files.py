@@ -87,7 +87,7 @@ def config_to_mapping(config: RetrainConfig) -> dict[str, Any]:
 _MAY_CHANGE = (
     *("run_on", "device", "workers", "cache_images", "bucket", "patience"),
     *("max_rejected", "max_leakage", "max_drift", "promote", "min_gain", "max_class_loss"),
-    *("checkpoint_minutes", "max_hours", "deadline"),
+    *("checkpoint_minutes", "max_hours", "deadline", "mlflow"),
 )
 
 

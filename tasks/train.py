@@ -24,6 +24,7 @@ from tasks.epochs import TrainingRun, run_epoch
 from tasks.inputs import identity, input_file
 from tasks.interrupts import Termination, termination
 from tasks.live import LiveView
+from tasks.mlflow_tracker import MlflowTracker
 from tasks.progress import progress_bar
 from tasks.quotas import require_room
 from tasks.records import Prepared, RunInfo, StageRecord
@@ -160,11 +161,12 @@ def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[
 def _train_epochs(run: TrainingRun) -> Mapping[str, Any]:
     trainer, context, started = run.trainer, run.context, time.monotonic()
     before = len(trainer.history)
-    view = LiveView()
+    view, tracker = LiveView(), MlflowTracker(run.info)
     view.show(trainer)
     while not (trainer.over or run.out_of_time):
         run_epoch(run)
         view.show(trainer)
+        tracker.show(trainer)
     stopped_by = "" if len(trainer.history) == run.info.config.epochs else _why_early(run)
     pointer = checkpoints.newest(context.store, context.run)
     if pointer is None or pointer.finished is None:  # without a finished epoch time was too short

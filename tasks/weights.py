@@ -1,11 +1,13 @@
 """The weights a run starts from: a checkpoint of ours or a public one, from a path or a URL."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.run import local_weights
 from tasks.store import open_store
 from yolov5_core.architecture import describe, from_mapping
-from yolov5_core.checkpoint import load
+from yolov5_core.checkpoint import build_detector, load
 from yolov5_core.config import Hyperparameters
 from yolov5_core.foreign import is_public_checkpoint, read_public_checkpoint
 from yolov5_core.model import Detector
@@ -42,6 +44,37 @@ def read_parent(path: Path) -> ParentWeights:
         description=from_mapping(payload["description"], str(path)),
         state_dict=payload["model"],
         where=str(path),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadyModel:
+    """A model to look at pictures with."""
+
+    model: Detector  # float32, in evaluation mode, on the CPU
+    names: tuple[str, ...]  # of its classes
+    image_size: int  # pixels it was trained with, 0 if the file does not say
+
+
+def read_model(path: Path) -> ReadyModel:
+    """The whole model of a checkpoint of either kind; nothing in it is executed.
+
+    Raises:
+        CheckpointError, ForeignCheckpointError: It is damaged, of neither kind, or weights and
+            description do not fit each other.
+    """
+    payload: dict[str, Any]
+    if is_public_checkpoint(path):
+        public = read_public_checkpoint(path)
+        names, image_size = public.names, 0
+        payload = {"description": public.description, "model": public.state_dict}
+    else:
+        payload = load(path)
+        names, image_size = tuple(payload.get("names", ())), payload.get("image_size", 0)
+    model = build_detector(payload, str(path))
+    numbers = range(len(names), model.detect.nc)
+    return ReadyModel(
+        model=model, names=(*names, *(f"class{n}" for n in numbers)), image_size=image_size
     )
 
 

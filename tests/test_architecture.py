@@ -82,6 +82,7 @@ CORE = (
     "predictions",
     "evaluation_report",
     "evaluate",
+    "predict",
     "results",
     "epochs",
     "loss_watch",
@@ -105,6 +106,7 @@ CORE = (
     "promotion_text",
     "report_samples",
     "run_card_changes",
+    "run_comparison",
     "run_card_style",
     "run_card_pictures",
     "run_card_objects",
@@ -115,7 +117,7 @@ CORE = (
 )
 WITH_TORCH = (
     *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
-    *("optimizer", "ema", "loader", "evaluate", "loss_watch", "step_policy", "trainer"),
+    *("optimizer", "ema", "loader", "evaluate", "predict", "loss_watch", "step_policy", "trainer"),
 )
 WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)
 LIGHT_TASKS = ("tasks.errors", "tasks.records", "tasks.settings")  # what `--help` needs
@@ -123,10 +125,10 @@ NEVER_IN_THE_CORE = ("prefect", "fsspec", "gcsfs", "google")
 # A new option is a visible difference here.
 RETRAIN_FIELDS = """
     data single_cls cache_images rect image_weights max_rejected max_leakage max_drift name
-    bucket promote min_gain max_class_loss store run run_on resume device workers seed nosave
-    save_period checkpoint_minutes max_hours deadline notest test_time_augmentation cfg weights
-    freeze noautoanchor epochs patience batch_size image_size multi_scale quad hyp optimizer
-    lr_curve iou autobalance
+    bucket promote min_gain max_class_loss mlflow store run run_on resume device workers seed
+    nosave save_period checkpoint_minutes max_hours deadline notest test_time_augmentation cfg
+    weights freeze noautoanchor epochs patience batch_size image_size multi_scale quad hyp
+    optimizer lr_curve iou autobalance
 """
 HYPERPARAMETER_FIELDS = """
     lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw obj

@@ -1,4 +1,4 @@
-"""Detections as COCO result JSON, for other programs to read."""
+"""Detections as COCO result JSON and as YOLO label files, for other programs to read."""
 
 import json
 from collections import Counter
@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from yolov5_core.boxes import normalise
 from yolov5_core.evaluation import ImageDetections
 
 ImageId = int | str
@@ -58,19 +59,54 @@ def save_predictions(
 
     Source: spec E.7, box to 3 decimals and score to 5.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        separator = "[\n"
+    with PredictionsFile(path, categories) as file:
         for image in images:
-            for row in image.detections.astype(np.float64).tolist():
-                x1, y1, x2, y2, score, cls = row
-                entry = {
-                    "image_id": ids[image.index],
-                    "category_id": categories[int(cls)],
-                    "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
-                    "score": round(score, 5),
-                }
-                file.write(separator + json.dumps(entry, ensure_ascii=False))
-                separator = ",\n"
-        file.write("[]\n" if separator == "[\n" else "\n]\n")
+            file.add(ids[image.index], image.detections)
     return path
+
+
+class PredictionsFile:
+    """The same, picture by picture; the list is closed at the end of a `with` block."""
+
+    def __init__(self, path: Path, categories: Sequence[int]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8")
+        self._categories = categories
+        self._separator = "[\n"
+
+    def __enter__(self) -> "PredictionsFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        self._file.close()
+
+    def add(self, image_id: ImageId, detections: np.ndarray) -> None:
+        """Writes the detections of one picture, (N, 6) xyxy native pixels, score, class."""
+        for row in detections.astype(np.float64).tolist():
+            x1, y1, x2, y2, score, cls = row
+            entry = {
+                "image_id": image_id,
+                "category_id": self._categories[int(cls)],
+                "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(score, 5),
+            }
+            self._file.write(self._separator + json.dumps(entry, ensure_ascii=False))
+            self._separator = ",\n"
+
+
+def yolo_rows(detections: np.ndarray, native_hw: tuple[int, int], *, with_scores: bool) -> str:
+    """The label file of a picture: rows `class x y w h`, fractions of the picture, `%g`.
+
+    Args:
+        detections: (N, 6) xyxy native pixels, score, class.
+        native_hw: Height and width of the picture.
+        with_scores: A sixth column with the score.
+
+    Source: spec E.7.
+    """
+    height, width = native_hw
+    boxes = normalise(detections[:, :4].astype(np.float64), width, height)
+    columns = [detections[:, 5:], boxes, *([detections[:, 4:5]] if with_scores else [])]
+    rows = np.concatenate(columns, 1).tolist()
+    return "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from yolov5_core.evaluation import ImageDetections
-from yolov5_core.predictions import category_ids, image_ids, save_predictions
+from yolov5_core.predictions import category_ids, image_ids, save_predictions, yolo_rows
 
 
 def test_an_image_is_named_by_its_stem_as_a_number_where_it_is_one():
@@ -51,3 +51,11 @@ def test_every_detection_is_written_with_rounded_box_and_score(tmp_path: Path):
 def test_no_detections_are_an_empty_list(tmp_path: Path, images: list[ImageDetections]):
     path = save_predictions(images, ["x"], (0,), tmp_path / "predictions.json")
     assert json.loads(path.read_text("utf-8")) == []
+
+
+def test_a_label_file_has_fractions_of_the_picture_and_the_score_behind_if_asked():
+    found = detections([10, 20, 30, 60, 0.87654321, 2], [0, 0, 200, 100, 0.5, 0])
+    assert yolo_rows(found, (100, 200), with_scores=False) == "2 0.1 0.4 0.1 0.4\n0 0.5 0.5 1 1\n"
+    scored = yolo_rows(found, (100, 200), with_scores=True).splitlines()
+    assert scored == ["2 0.1 0.4 0.1 0.4 0.876543", "0 0.5 0.5 1 1 0.5"]
+    assert yolo_rows(detections(), (100, 200), with_scores=True) == ""
