@@ -16,7 +16,7 @@ def evolve_text(individuals: Sequence[Individual]) -> str:
     Source: spec F.3, second form.
     """
     rows = [
-        " ".join(f"{value:>10.3g}" for value in (*each.results, *each.hyp.values()))
+        " ".join(f"{value:>10.3g}" for value in (*map(_written, each.results), *each.hyp.values()))
         for each in best_first(individuals)
     ]
     return "".join(f"{row}\n" for row in dict.fromkeys(rows))
@@ -37,6 +37,11 @@ def evolved_yaml(individuals: Sequence[Individual]) -> str:
         f"# Generations: {len(individuals)}\n"
         f"# Metrics: {metrics}\n\n{table_yaml(best.hyp)}"
     )
+
+
+def _written(result: float) -> float:
+    """A result as the row's first form has it, to 4 digits: the second one is made from it."""
+    return float(f"{result:.4g}")
 
 
 def table_yaml(table: Table) -> str:
