@@ -53,7 +53,10 @@ def plot_evolution(individuals: Sequence[Individual], path: Path) -> Path:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color("#9aa5b1")
         axes.tick_params(colors=_INK, labelsize=7, color="#9aa5b1")
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        if np.ptp(values):
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+        else:
+            axes.set_xticks(values[:1])
         axes.yaxis.set_major_locator(MaxNLocator(4))
     for axes in panels:  # of the last row, that no gene took
         axes.set_visible(False)
