@@ -26,6 +26,7 @@ REPORT = "report"  # what --only takes beside the stages
 # Commands beside the retraining itself: the first word, and the function that takes the others and
 # returns what to say. Its module is imported only when it is asked for.
 COMMANDS = {
+    "evolve": "flows.evolve_command:evolve_command",
     "rollback": "flows.rollback:rollback_command",
     "predict": "flows.predict:predict_command",
     "compare": "flows.compare:compare_command",
@@ -56,6 +57,8 @@ examples:
       continues the newest interrupted run where it stopped
   yolov5-retrain --only upload --run 20260101-020000_street
       runs one stage of that run again
+  yolov5-retrain evolve --data pictures/data.yaml --bucket gs://models --generations 100
+      looks for better hyperparameters, for as long as you let it; evolve --help tells more
   yolov5-retrain rollback --bucket gs://models --name street
       makes the champion before the present one champion again; --list shows all of them
   yolov5-retrain predict pictures film.mp4 --weights champion --bucket gs://models --name street
@@ -118,20 +121,39 @@ def parse(argv: Sequence[str]) -> Command:
         ConfigError: Unknown flags, values of a wrong kind, values that cannot work.
         SystemExit: After --help.
     """
-    flags, unknown = _parser().parse_known_args(argv)
-    if unknown:
-        raise ConfigError(f"unknown argument {unknown[0]!r}{_nearest_flag(unknown[0])}")
-    given = vars(flags)
+    given = parse_flags(_parser(), argv)
     debug, only = given.pop("debug"), given.pop("only")
+    config = config_of(given)
+    if only and not config.run:
+        raise ConfigError(f"--only {only}: give --run, the id of the run whose stage it is")
+    return Command(config, debug, only)
+
+
+def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+    """The flags that were given, by their names.
+
+    Raises:
+        ConfigError: Unknown flags, values of a wrong kind.
+        SystemExit: After --help.
+    """
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ConfigError(f"unknown argument {unknown[0]!r}{_nearest_flag(unknown[0], parser)}")
+    return vars(flags)
+
+
+def config_of(given: dict[str, Any]) -> RetrainConfig:
+    """The settings that flags and the file of --config make; flags win.
+
+    Raises:
+        ConfigError: Values that cannot work.
+    """
     path = given.pop("config")
     where = "command line"
     if path is not None:
         given = {**with_current_names(read_yaml_settings(path), str(path)), **given}
         where = f"{path} with the flags"
-    config = config_from_mapping(given, where)
-    if only and not config.run:
-        raise ConfigError(f"--only {only}: give --run, the id of the run whose stage it is")
-    return Command(config, debug, only)
+    return config_from_mapping(given, where)
 
 
 def format_summary(summary: RunSummary) -> str:
@@ -160,20 +182,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="yolov5-retrain",
+    parser = settings_parser(
+        "yolov5-retrain",
         usage="%(prog)s [--data DATA] [--name NAME] [--bucket BUCKET] [--epochs N] [flags below]",
         description="Trains, evaluates and publishes a YOLOv5 detector from labelled pictures.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,  # only what was given may win over the file
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", type=Path, default=None, metavar="FILE", help="read settings from a YAML file"
-    )
-    parser.add_argument(
-        "--debug", action="store_true", default=False, help="show the traceback of an error"
     )
     parser.add_argument(
         "--only",
@@ -181,6 +194,29 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="STAGE",
         help=f"run one stage of the run --run again: {', '.join(STAGES)}; {REPORT}: its run card",
+    )
+    return parser
+
+
+def settings_parser(prog: str, **texts: str) -> argparse.ArgumentParser:
+    """A parser that takes every setting of a run, --config and --debug.
+
+    Args:
+        prog: The command.
+        texts: usage, description and epilog of its help.
+    """
+    parser = _Parser(
+        prog=prog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # only what was given may win over the file
+        allow_abbrev=False,
+        **texts,  # type: ignore[arg-type]  # they are texts, other arguments are not
+    )
+    parser.add_argument(
+        "--config", type=Path, default=None, metavar="FILE", help="read settings from a YAML file"
+    )
+    parser.add_argument(
+        "--debug", action="store_true", default=False, help="show the traceback of an error"
     )
     hints = get_type_hints(RetrainConfig)
     for group, title in _GROUPS.items():
@@ -224,15 +260,12 @@ def _options(setting: Field[Any], hint: Any) -> dict[str, Any]:
     return options | {"type": hint, "metavar": metavar}
 
 
-def _nearest_flag(word: str) -> str:
-    known = [
-        "--config",
-        "--debug",
-        "--only",
-        *(_flag(setting.name) for setting in fields(RetrainConfig)),
-    ]
+def _nearest_flag(word: str, parser: argparse.ArgumentParser) -> str:
+    # what has a default is not a setting of a run: --config, --debug and the command's own
+    names = [*vars(parser.parse_args([])), *(setting.name for setting in fields(RetrainConfig))]
+    known = [_flag(name) for name in names]
     close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
-    return f"; did you mean {close[0]}?" if close else "; see yolov5-retrain --help"
+    return f"; did you mean {close[0]}?" if close else f"; see {parser.prog} --help"
 
 
 class _OneLine(logging.Filter):
@@ -252,8 +285,8 @@ class _OneLine(logging.Filter):
         return False
 
 
-def _run(command: Command) -> str:
-    """Does what was asked for and says where it is."""
+def ready_prefect() -> None:
+    """Sets what Prefect reads when it is imported."""
     for key, value in {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # offline it only logs failures
         "DO_NOT_TRACK": "1",
@@ -262,14 +295,24 @@ def _run(command: Command) -> str:
         "PREFECT_LOGGING_EXTRA_LOGGERS": "yolov5_core,tasks,flows",
         "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",  # we log a line an epoch
     }.items():
-        os.environ.setdefault(key, value)  # read when prefect is imported
+        os.environ.setdefault(key, value)
+
+
+def shorten_errors() -> None:
+    """Lets the log show foreseen faults without tracebacks; Prefect must have been imported."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_OneLine(handler))
+
+
+def _run(command: Command) -> str:
+    """Does what was asked for and says where it is."""
+    ready_prefect()
     # They take seconds to import, and --help must not wait for it.
     from flows.retrain import retrain  # noqa: PLC0415
     from flows.stages import STAGE_FLOWS, write_report  # noqa: PLC0415
 
     if not command.debug:
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(_OneLine(handler))
+        shorten_errors()
     config, only = command.config, command.only
     if not only:
         return format_summary(retrain(config))

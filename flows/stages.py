@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow
 
 from tasks.records import Artifact, Prepared, Published, RunInfo, StageRecord, prepared_from
-from tasks.run import load_run, save_run
+from tasks.run import load_run, require_own, save_run
 from tasks.stage import read_stage
 from tasks.store import open_store
 from yolov5_core.config import ConfigError
@@ -115,6 +115,7 @@ def _info(store: str, run: str) -> RunInfo:
     info = load_run(open_store(store), run)
     if info is None:
         raise ConfigError(f"run={run}: {open_store(store).shown} holds no such run")
+    require_own(info)
     # The store is where the run was found: it may be a relative folder, or one that was moved.
     return replace(info, config=replace(info.config, store=store))
 

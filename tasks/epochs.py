@@ -82,7 +82,8 @@ def run_epoch(run: TrainingRun) -> None:
     is_best = trainer.record(report, found, time.time())
     log.info("%s", format_row(trainer.history[-1][0]).rstrip())
     record.with_options(task_run_name=f"record {title}")(run)
-    if not config.nosave or trainer.over or run.out_of_time:
+    is_last = trainer.over or run.out_of_time
+    if not config.nosave or (is_last and not run.info.evolution):
         save_checkpoint.with_options(task_run_name=f"checkpoint {title}")(run, found, is_best)
     run.longest_s = max(run.longest_s, time.monotonic() - begun)
     if run.stop.asked:

@@ -49,6 +49,25 @@ class LeaseLostError(TransientError):
 
 
 @dataclass(kw_only=True, slots=True)
+class Watch:
+    """How long holders have been silent, for one who looks at them again and again.
+
+    No clock of another machine is compared: silence is what passed between the looks.
+    """
+
+    _seen: dict[str, tuple[Mapping[str, Any], float]] = field(default_factory=dict)
+
+    def is_over(self, key: str, sign: Mapping[str, Any]) -> bool:
+        """Whether an attempt is over, or has given no other sign than this for long enough."""
+        now = time.monotonic()
+        before, since = self._seen.get(key, ({}, now))
+        if sign != before:
+            self._seen[key] = (sign, now)
+            since = now
+        return _is_over(sign) or now - since > LEASE
+
+
+@dataclass(kw_only=True, slots=True)
 class Lease:
     """The right to do a stage of a run, until another attempt is begun."""
 
@@ -131,7 +150,13 @@ class Lease:
 
 
 @contextmanager
-def leased(store: Store, folder: str, stage: str, about: Mapping[str, Any]) -> Iterator[Lease]:
+def leased(
+    store: Store,
+    folder: str,
+    stage: str,
+    about: Mapping[str, Any],
+    watch: Watch | None = None,
+) -> Iterator[Lease]:
     """Holds the lease of a stage, as its next attempt, while the block runs.
 
     Args:
@@ -139,12 +164,14 @@ def leased(store: Store, folder: str, stage: str, about: Mapping[str, Any]) -> I
         folder: `runs/<run>/stages`.
         stage: Name of the stage.
         about: What the attempt's entry says beside its worker, JSON types.
+        watch: Of one who has other things to do than to wait: a stage that is held and was not
+            silent for long enough since its first look is busy at once. None waits.
 
     Raises:
         StageBusyError: Another process holds it and lives.
         StoreError: The store failed.
     """
-    lease = _acquire(store, folder, stage, about)
+    lease = _acquire(store, folder, stage, about, watch)
     keeper = threading.Thread(target=lease.keep, name=f"lease of {stage}", daemon=True)
     keeper.start()
     try:
@@ -191,14 +218,16 @@ def _last_sign(log_: AttemptLog) -> tuple[Entry | None, dict[str, Any]]:
     return newest, _read(log_.store, _lease(log_.folder, log_.stage, newest.begun)) or {}
 
 
-def _acquire(store: Store, folder: str, stage: str, about: Mapping[str, Any]) -> Lease:
+def _acquire(
+    store: Store, folder: str, stage: str, about: Mapping[str, Any], watch: Watch | None
+) -> Lease:
     worker, flow_run = this_worker(), str(runtime.flow_run.id or "")
     attempts = AttemptLog(store=store, folder=folder, stage=stage)
     while True:
         newest = attempts.newest()
         number, attempt = (newest.number, newest.attempt) if newest else (0, 0)
         if newest and newest.begun == number:  # a commit needs no waiting: its work is done
-            _wait(store, folder, stage, number, newest.doc)
+            _wait(attempts, number, newest.doc, watch)
         entry = {**about, "worker": asdict(worker), "flow_run": flow_run, "started": _now()}
         if attempts.claim(number + 1, attempt + 1, entry):
             break  # otherwise another one was quicker, or that one is done: look at it
@@ -215,26 +244,24 @@ def _acquire(store: Store, folder: str, stage: str, about: Mapping[str, Any]) ->
     return lease
 
 
-def _wait(store: Store, folder: str, stage: str, number: int, entry: Mapping[str, Any]) -> None:
+def _wait(attempts: AttemptLog, number: int, entry: Mapping[str, Any], watch: Watch | None) -> None:
     """Returns when an attempt is over, or has given no sign of life for long enough.
 
     Raises:
         StageBusyError: It goes on giving signs.
     """
-    begun = changed = time.monotonic()
-    before: Any = None
-    told = False
-    key = _lease(folder, stage, number)
+    begun, told, stage = time.monotonic(), False, attempts.stage
+    patience = _PATIENCE if watch is None else 0.0
+    watch = watch or Watch()
+    key = _lease(attempts.folder, stage, number)
     while True:
-        sign = _read(store, key) or {**entry, "renewed": entry.get("started", ""), "ended": ""}
-        now = time.monotonic()
-        if sign != before:
-            before, changed = sign, now
-        if _is_over(sign) or now - changed > LEASE:
+        silent = {**entry, "renewed": entry.get("started", ""), "ended": ""}
+        sign = _read(attempts.store, key) or silent
+        if watch.is_over(key, sign):
             return
         where = _worker(sign).where if "worker" in sign else "another process"
         since = f"{where}, since {entry.get('started', 'a while')}"
-        if now - begun > _PATIENCE:
+        if time.monotonic() - begun >= patience:
             raise StageBusyError(
                 f"stage {stage} is being done by {since}; wait for it to finish, or stop it first"
             )

@@ -194,12 +194,13 @@ def gallery(store: Store, run: str, record: StageRecord) -> str:
     pictures = in_parallel(lambda output: store.read_bytes(output.key), shown)
     for output, content in zip(shown, pictures, strict=True):
         name = PurePosixPath(output.key).name
-        picture = f"![{name}]({_data_uri(content)})"
+        picture = f"![{name}]({data_uri(content)})"
         parts += [f"**{name}** {_SHOWN[name]}".rstrip(), picture]
     return "\n\n".join(parts)
 
 
-def _data_uri(picture: bytes) -> str:
+def data_uri(picture: bytes) -> str:
+    """A picture as text within Markdown, made small enough for an artifact."""
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError("a picture this program drew cannot be decoded")

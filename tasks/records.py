@@ -62,6 +62,7 @@ class RunInfo:
     parent_sha256: str = ""  # of the weights it started from; empty: from scratch
     inputs: Mapping[str, Artifact] = field(default_factory=dict)  # setting: the file it named
     ends: str = ""  # ISO 8601, UTC: what the setting `deadline` means; empty: no limit
+    evolution: str = ""  # whose generation it is: nothing is saved or drawn; empty: of none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -72,7 +72,7 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
         StoreError: The store failed.
     """
     store = open_store(config.store)
-    config = _with_whole_paths(config)
+    config = with_whole_paths(config)
     if config.resume:
         return _resumed(store, config)
     run = config.run or f"{started.astimezone(UTC):%Y%m%d-%H%M%S}{config.name and '_'}{config.name}"
@@ -83,7 +83,7 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
         config=config,
         data_digest="",
         code=code_version(),
-        packages={name: _version(name) for name in _PACKAGES},
+        packages=package_versions(),
         ends=_ends(config, started),
     )
     known = load_run(store, run)
@@ -91,6 +91,7 @@ def begin_run(config: RetrainConfig, started: datetime) -> RunInfo:
         info = replace(info, inputs=keep_inputs(store, config))
         save_run(store, info)
         return info
+    require_own(known)
     # The store is where it was found, and it may go on elsewhere than it began.
     if replace(known.config, store=config.store, run_on=config.run_on) != config:
         raise ConfigError(
@@ -104,8 +105,8 @@ def _ends(config: RetrainConfig, now: datetime) -> str:
     return next_deadline(config.deadline, now).isoformat() if config.deadline else ""
 
 
-def _with_whole_paths(config: RetrainConfig) -> RetrainConfig:
-    """Local files by their whole paths, so that a run can be resumed from any folder."""
+def with_whole_paths(config: RetrainConfig) -> RetrainConfig:
+    """The settings with whole paths of local files: a run can be resumed from any folder."""
 
     def whole(value: str) -> str:
         path = Path(value).expanduser()
@@ -141,6 +142,7 @@ def _resumed(store: Store, asked: RetrainConfig) -> RunInfo:
     if info is None:
         what = "it holds no runs" if asked.resume == LATEST else f"it holds no run {run!r}"
         raise ConfigError(f"resume={asked.resume}: nothing to resume in {store.shown}, {what}")
+    require_own(info)
     log.info("resuming run %s", info.run)
     config = merge_resumed(info.config, asked)
     info = replace(info, config=config, ends=_ends(config, datetime.now(UTC)))
@@ -148,10 +150,23 @@ def _resumed(store: Store, asked: RetrainConfig) -> RunInfo:
     return info
 
 
+def require_own(info: RunInfo) -> None:
+    """Makes sure that a run is one that has all its stages.
+
+    Raises:
+        ConfigError: It is a generation of an evolution.
+    """
+    if info.evolution:
+        raise ConfigError(
+            f"run={info.run}: a generation of the evolution {info.evolution}, which is trained and "
+            "measured, no more; `yolov5-retrain evolve` goes on with it"
+        )
+
+
 def newest_run(store: Store) -> str:
-    """Id of the run created last, "" without any."""
+    """Id of the run created last, "" without any; generations of an evolution do not count."""
     infos = [load_run(store, key.split("/")[1]) for key in store.keys("runs") if _is_info(key)]
-    created = [(info.created, info.run) for info in infos if info is not None]
+    created = [(info.created, info.run) for info in infos if info and not info.evolution]
     return max(created, default=("", ""))[1]
 
 
@@ -182,6 +197,11 @@ def save_run(store: Store, info: RunInfo) -> None:
     """Writes the run's run.json."""
     doc: dict[str, Any] = {**asdict(info), "config": config_to_mapping(info.config)}
     store.put_json(doc, run_key(info.run, "run.json"))
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result may depend on."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -168,6 +168,10 @@ def _train_epochs(run: TrainingRun) -> Mapping[str, Any]:
         view.show(trainer)
         tracker.show(trainer)
     stopped_by = "" if len(trainer.history) == run.info.config.epochs else _why_early(run)
+    epochs, hours = len(trainer.history) - before, (time.monotonic() - started) / 3600
+    if run.info.evolution:  # its numbers are all that a generation leaves
+        measured = [repr(value) for value in trainer.history[-1][0].results]  # JSON has no NaN
+        return {"results": measured, "epochs": epochs, "hours": hours}
     pointer = checkpoints.newest(context.store, context.run)
     if pointer is None or pointer.finished is None:  # without a finished epoch time was too short
         raise ConfigError(
@@ -180,7 +184,6 @@ def _train_epochs(run: TrainingRun) -> Mapping[str, Any]:
     context.outputs.extend(  # whoever needs the room may delete one
         kept for kept in pointer.kept if context.store.size(kept.key) == kept.size
     )
-    epochs, hours = len(trainer.history) - before, (time.monotonic() - started) / 3600
     log.info("%d epochs completed in %.3f hours.", epochs, hours)
     return {
         "last": asdict(pointer.finished),
@@ -261,7 +264,8 @@ def _begin(
     if pointer is None:
         model, parent = _first_model(context, info, splits["train"], len(names))
         trainer = Trainer(training, model, splits["train"], splits["val"], device)
-        _draw_inputs(context, trainer, splits["train"], names)
+        if not info.evolution:
+            _draw_inputs(context, trainer, splits["train"], names)
     else:  # all it takes is in the checkpoint: the parent weights may be gone
         state = checkpoint.load(context.fetch(pointer.last))
         model, parent = checkpoint.build_detector(state, pointer.last.key), state["lineage"]

@@ -88,10 +88,13 @@ CORE = (
     "loss_watch",
     "step_policy",
     "trainer",
+    "evolve",
     # what people look at
     "events",
     "pictures",
     "plots",
+    "evolve_text",
+    "evolve_plot",
     "histograms",
     "duplicates",
     "drift",

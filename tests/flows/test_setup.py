@@ -40,7 +40,8 @@ def deployment_names() -> list[str]:
 
 def test_every_stage_can_be_started_by_hand_in_every_place():
     stages = [f"{stage}/{place}" for place in ("here", "docker", "kubernetes") for stage in STAGES]
-    assert sorted(deployment_names()) == sorted(["retrain/nightly", "retrain/on-demand", *stages])
+    others = ["retrain/nightly", "retrain/on-demand", "evolve/here"]
+    assert sorted(deployment_names()) == sorted([*others, *stages])
 
 
 @pytest.mark.parametrize("place", ["docker", "kubernetes"])
@@ -125,7 +126,7 @@ def everything(served: Stack) -> dict[str, dict[str, Any]]:
 def test_setting_up_again_changes_nothing(served):
     before = everything(served)
     counts = {kind: len(ones) for kind, ones in before.items()}
-    assert counts == {"deployments": 23, "pools": 3, "automations": 2}
+    assert counts == {"deployments": 24, "pools": 3, "automations": 2}
     done = python(served, "flows.setup")
     assert (done.returncode, done.stdout, done.stderr) == (0, "nothing to change\n", "")
     assert everything(served) == before

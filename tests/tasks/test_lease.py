@@ -13,7 +13,7 @@ import pytest
 
 from tasks import lease
 from tasks.errors import TEMPORARY, StoreUnavailableError, exit_code
-from tasks.lease import LeaseLostError, StageBusyError, end_for, leased, outcome
+from tasks.lease import LeaseLostError, StageBusyError, Watch, end_for, leased, outcome
 from tasks.stage import read_stage, run_stage
 from tasks.store import Store, open_store
 from tasks.worker import this_worker
@@ -246,3 +246,29 @@ def test_an_attempt_that_ended_by_itself_keeps_its_own_words(store):
     told = outcome(store, FOLDER, "train")
     assert told is not None
     assert (told["exit_code"], told["error"]) == (2, "epochs=0")
+
+
+@pytest.mark.usefixtures("hasty", "elsewhere")
+def test_one_who_does_not_wait_gets_a_silent_holders_stage_after_the_silence_that_it_saw(store):
+    sign = f"{FOLDER}/leases/train/00000001.json"
+    watch, begun = Watch(), time.monotonic()
+    with pytest.raises(StageBusyError), leased(store, FOLDER, "train", {}, watch):
+        pass
+    assert time.monotonic() - begun < 0.4, "it waited"
+    time.sleep(0.3)
+    store.put_json({**store.read_json(sign), "renewed": datetime.now(UTC).isoformat()}, sign)
+    with pytest.raises(StageBusyError), leased(store, FOLDER, "train", {}, watch):
+        pass
+    time.sleep(0.3)  # 0.6 s since the first look, 0.3 since the last sign
+    with pytest.raises(StageBusyError), leased(store, FOLDER, "train", {}, watch):
+        pass
+    time.sleep(0.6)
+    with leased(store, FOLDER, "train", {}, watch) as lease:
+        assert lease.attempt == 2
+
+
+def test_one_who_does_not_wait_gets_at_once_what_is_over(store):
+    with leased(store, FOLDER, "train", {}):
+        pass
+    with leased(store, FOLDER, "train", {}, Watch()) as lease:
+        assert lease.attempt == 2
