@@ -373,3 +373,16 @@ def test_prefect_refuses_unknown_keys_wrong_types_and_impossible_values(values, 
     with pytest.raises(ParameterTypeError) as caught:
         asks.validate_parameters({"config": values})
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "http://127.0.0.1:5000", "https://me@host/x", "sqlite:///a.db"]
+)
+def test_an_mlflow_server_is_a_url_or_a_database(uri: str):
+    assert RetrainConfig(mlflow=uri).mlflow == uri
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/x", "http://", "sqlite:///", "databricks"])
+def test_another_kind_of_mlflow_server_is_refused_with_what_to_write(uri: str):
+    with pytest.raises(ConfigError, match=r"mlflow=.*sqlite:///mlflow\.db"):
+        RetrainConfig(mlflow=uri)

@@ -205,7 +205,7 @@ def test_a_url_with_a_secret_is_refused_without_showing_it(url):
     assert "secret" not in str(caught.value).replace("secret or", "")
 
 
-@pytest.mark.parametrize("key", ["data", "store", "bucket", "weights"])
+@pytest.mark.parametrize("key", ["data", "store", "bucket", "weights", "mlflow"])
 @pytest.mark.parametrize("url", SECRET_URLS)
 def test_a_setting_with_a_secret_is_refused_so_that_no_record_keeps_it(key, url):
     settings = {"data": "sample", "store": "store", key: url}
