@@ -6,14 +6,19 @@ picture in NumPy, pictures decoded anew each time. Memory as the allocator hands
 """
 
 import copy
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from yolov5_core.boxes import denormalise, unletterbox
 from yolov5_core.ema import decay
-from yolov5_core.loader import Batch
+from yolov5_core.evaluation import ImageDetections, detection_metrics
+from yolov5_core.loader import Batch, ValidationBatch
+from yolov5_core.metrics import DetectionMetrics
 from yolov5_core.optimizer import apply_settings, parameter_groups
+from yolov5_core.samples import ValidationSample
 from yolov5_core.schedule import scaled_weight_decay, settings_at
 from yolov5_core.trainer import Trainer, loss_of
 
@@ -77,6 +82,34 @@ class PlainTrainer:
             if own.is_floating_point():
                 own.mul_(d)
                 own.add_((1 - d) * new[name])
+
+    @torch.inference_mode()
+    def evaluate(self, batches: Iterable[ValidationBatch]) -> DetectionMetrics:
+        """The average over a validation set; without a confusion matrix, which ours has besides."""
+        loss, images = self.loss.fixed(), list[ImageDetections]()
+        for batch in batches:
+            decoded, raw = self.average(to_float(batch.images))
+            loss(raw, batch.targets)
+            found = non_max_suppression(decoded, 0.001, 0.6, 300)
+            images += [
+                _native(sample, rows, (batch.images.shape[2], batch.images.shape[3]))
+                for sample, rows in zip(batch.samples, found, strict=True)
+            ]
+        return detection_metrics(images)
+
+
+def _native(
+    sample: ValidationSample, rows: np.ndarray, canvas_hw: tuple[int, int]
+) -> ImageDetections:
+    def native(boxes: np.ndarray) -> np.ndarray:
+        return unletterbox(boxes, canvas_hw, sample.native_hw, sample.ratio_pad)
+
+    labels = denormalise(sample.labels[:, 1:], canvas_hw[1], canvas_hw[0])
+    return ImageDetections(
+        index=sample.index,
+        detections=np.concatenate((native(rows[:, :4]), rows[:, 4:]), 1),
+        labels=np.concatenate((sample.labels[:, :1], native(labels)), 1),
+    )
 
 
 def to_float(images: Tensor) -> Tensor:

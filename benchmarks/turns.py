@@ -6,12 +6,14 @@ A candidate runs `serve`, its parent asks it for one turn after the other.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from benchmarks import measure
 
 Turn = dict[str, float]
 
@@ -65,22 +67,44 @@ class Peer:
 def serve(work: Callable[[], Mapping[str, float]]) -> None:
     """Does the work each time the parent asks, until it asks no more.
 
-    Writes what `work` returns, with wall and CPU seconds of this process, minor page faults, and
-    the most memory so far, megabytes.
+    Writes what `work` returns, with wall seconds, CPU seconds and minor page faults of this process
+    and its children that live on, and the most memory so far: of this process, and with that of
+    each child (what they share is counted again), megabytes.
     """
     for _ in sys.stdin:
-        before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        before, started = _used(), time.perf_counter()
         said = work()
-        seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+        seconds, after = time.perf_counter() - started, _used()
         turn = {
             "seconds": seconds,
-            "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-            "faults": float(after.ru_minflt - before.ru_minflt),
-            "peak_rss_mb": after.ru_maxrss / 1024,
+            "cpu_s": after.cpu_s - before.cpu_s,
+            "faults": float(after.faults - before.faults),
+            "peak_rss_mb": measure.peak_rss_mb(),
+            "peak_rss_all_mb": after.peak_mb,
             **said,
         }
         sys.stdout.write(json.dumps(turn) + "\n")
         sys.stdout.flush()
+
+
+class _Used(NamedTuple):
+    cpu_s: float
+    faults: int
+    peak_mb: float
+
+
+def _used() -> _Used:
+    own = Path("/proc/self")
+    children = " ".join(file.read_text("ascii") for file in own.glob("task/*/children")).split()
+    cpu_s, faults, peak_mb = 0.0, 0, 0.0
+    for folder in (own, *(Path("/proc") / pid for pid in children)):
+        # proc(5): from the third on, behind a name that may have blanks
+        fields = (folder / "stat").read_text("ascii").rpartition(") ")[2].split()
+        faults += int(fields[7])
+        cpu_s += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        status = (folder / "status").read_text("ascii")
+        peak_mb += int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return _Used(cpu_s, faults, peak_mb)
 
 
 def turns(peers: Mapping[str, Peer], rounds: int, warmup: int = 1) -> dict[str, list[Turn]]:

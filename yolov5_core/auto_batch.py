@@ -101,7 +101,7 @@ def largest_batch(
 
 
 def _largest(needs: Callable[[int], int | None], room: int, most: int) -> int:
-    """The largest number of pictures, `most` at most, whose need is within the room, from a line through two.
+    """The largest number of pictures whose need is within the room, from a line through two.
 
     A step may still need more than the line says, for kernels are chosen by size: so it is tried.
     """
