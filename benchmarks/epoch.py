@@ -97,12 +97,12 @@ def _row(found: list[Turn]) -> str:
     seconds, cpu_s, training, validation, faults, alone, together = (
         statistics.median(column(found, name))
         for name in ("seconds", "cpu_s", "training_s", "validation_s", "faults", "peak_rss_mb",
-                     "peak_rss_all_mb")
+                     "held_mb")
     )  # fmt: skip
     return (
         f"{seconds:.1f} s, {training:.1f} of them training and {validation:.1f} validation; "
         f"{cpu_s:.1f} CPU s; {faults:.0f} page faults; step waits {_idle(found):.1%} of training; "
-        f"{alone:.0f} MB, with its loading processes {together:.0f} MB"
+        f"{alone:.0f} MB at most, {together:.0f} MB with its loading processes afterwards"
     )
 
 

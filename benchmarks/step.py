@@ -82,7 +82,7 @@ def main() -> None:
             )
             for who in ("plain", "ours", "peak")
         }  # fmt: skip
-        found = turns(peers, arguments.rounds, warmup=3)
+        found = turns(peers, arguments.rounds, warmup=2)
     plain, ours = found["plain"], found["ours"]
     walls = {who: column(found[who], "seconds") for who in ("plain", "ours")}
     cpus = {who: column(found[who], "cpu_s") for who in ("plain", "ours")}

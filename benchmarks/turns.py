@@ -68,8 +68,8 @@ def serve(work: Callable[[], Mapping[str, float]]) -> None:
     """Does the work each time the parent asks, until it asks no more.
 
     Writes what `work` returns, with wall seconds, CPU seconds and minor page faults of this process
-    and its children that live on, and the most memory so far: of this process, and with that of
-    each child (what they share is counted again), megabytes.
+    and its children that live on, the most memory that this process has held so far, and what it
+    holds now with its children, megabytes.
     """
     for _ in sys.stdin:
         before, started = _used(), time.perf_counter()
@@ -80,7 +80,7 @@ def serve(work: Callable[[], Mapping[str, float]]) -> None:
             "cpu_s": after.cpu_s - before.cpu_s,
             "faults": float(after.faults - before.faults),
             "peak_rss_mb": measure.peak_rss_mb(),
-            "peak_rss_all_mb": after.peak_mb,
+            "held_mb": after.held_mb,
             **said,
         }
         sys.stdout.write(json.dumps(turn) + "\n")
@@ -90,21 +90,21 @@ def serve(work: Callable[[], Mapping[str, float]]) -> None:
 class _Used(NamedTuple):
     cpu_s: float
     faults: int
-    peak_mb: float
+    held_mb: float  # what is shared is counted once
 
 
 def _used() -> _Used:
     own = Path("/proc/self")
     children = " ".join(file.read_text("ascii") for file in own.glob("task/*/children")).split()
-    cpu_s, faults, peak_mb = 0.0, 0, 0.0
+    cpu_s, faults, held_mb = 0.0, 0, 0.0
     for folder in (own, *(Path("/proc") / pid for pid in children)):
         # proc(5): from the third on, behind a name that may have blanks
         fields = (folder / "stat").read_text("ascii").rpartition(") ")[2].split()
         faults += int(fields[7])
         cpu_s += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        status = (folder / "status").read_text("ascii")
-        peak_mb += int(status.partition("VmHWM:")[2].split()[0]) / 1024
-    return _Used(cpu_s, faults, peak_mb)
+        memory = (folder / "smaps_rollup").read_text("ascii")
+        held_mb += int(memory.partition("\nPss:")[2].split()[0]) / 1024
+    return _Used(cpu_s, faults, held_mb)
 
 
 def turns(peers: Mapping[str, Peer], rounds: int, warmup: int = 1) -> dict[str, list[Turn]]:
