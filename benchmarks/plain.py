@@ -31,7 +31,7 @@ class PlainTrainer:
     def __init__(self, like: Trainer) -> None:
         """Starts where another trainer does, with a model of its own."""
         config = like.config
-        self.model = copy.deepcopy(like.model).to(memory_format=torch.contiguous_format).train()  # type: ignore[call-overload]
+        self.model = copy.deepcopy(like.model).to(memory_format=torch.contiguous_format).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.schedule = like.schedule
         groups = parameter_groups(self.model)
@@ -146,10 +146,10 @@ def _candidates(rows: np.ndarray, confidence: float) -> np.ndarray:
 
 def _suppress(found: np.ndarray, limit: float, most: int) -> np.ndarray:
     areas = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
-    order, kept = np.arange(len(found)), []
+    order, kept = np.arange(len(found)), list[int]()
     while len(order) and len(kept) < most:
         best, order = order[0], order[1:]
-        kept.append(best)
+        kept.append(int(best))
         low = np.maximum(found[best, :2], found[order, :2])
         high = np.minimum(found[best, 2:4], found[order, 2:4])
         inner = np.prod(np.clip(high - low, 0, None), axis=1)

@@ -98,11 +98,10 @@ def sent(found: Sequence[Assignment], device: torch.device) -> list[Assignment]:
     real = torch.cat([torch.cat((f.box, f.anchor_size), 1) for f in found])
     if device.type == "cuda":  # only page-locked memory is copied while we go on
         whole, real = whole.pin_memory(), real.pin_memory()
-    wholes = whole.to(device, non_blocking=True).split(counts, dim=1)
-    reals = real.to(device, non_blocking=True).split(counts)
+    wholes = whole.to(device, non_blocking=True).split_with_sizes(counts, 1)
+    reals = real.to(device, non_blocking=True).split_with_sizes(counts)
     return [
-        Assignment(*w.unbind(0), box=r[:, :4], anchor_size=r[:, 4:])
-        for w, r in zip(wholes, reals, strict=True)
+        Assignment(*w.unbind(0), r[:, :4], r[:, 4:]) for w, r in zip(wholes, reals, strict=True)
     ]
 
 
