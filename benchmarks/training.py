@@ -5,10 +5,11 @@ Both are made in the process that measures, as a run makes them.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.train import pick_device
@@ -61,18 +62,17 @@ class Peak:
     """Multiplies float32 matrices: the most arithmetic that this processor does a second."""
 
     def __init__(self) -> None:
-        self._pairs = {n: (torch.randn(n, n), torch.randn(n, n)) for n in _SIDES}
-        self._conv = nn.Conv2d(512, 512, 1, bias=False).to(memory_format=torch.channels_last)
-        self._images = torch.randn(16, 512, 32, 32).to(memory_format=torch.channels_last)
+        self._matrices = [(torch.randn(n, n), torch.randn(n, n)) for n in _SIDES]
+        last = torch.channels_last
+        self._weights = torch.randn(512, 512, 1, 1).to(memory_format=last)
+        self._images = torch.randn(16, 512, 32, 32).to(memory_format=last)
 
     @torch.no_grad()
     def turn(self) -> Mapping[str, float]:
         """GFLOP a CPU second: of torch.mm at its best size, and of oneDNN's 1 x 1 convolution."""
-        mm = max(
-            _rate(lambda a=a, b=b: torch.mm(a, b), 2 * n**3) for n, (a, b) in self._pairs.items()
-        )
+        mm = max(_rate(partial(torch.mm, a, b), 2 * len(a) ** 3) for a, b in self._matrices)
         pixels = self._images.numel() // 512
-        conv = _rate(lambda: self._conv(self._images), 2 * pixels * 512 * 512)
+        conv = _rate(partial(F.conv2d, self._images, self._weights), 2 * pixels * 512 * 512)
         return {"mm": mm, "conv": conv}
 
 

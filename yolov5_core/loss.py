@@ -98,11 +98,14 @@ def sent(found: Sequence[Assignment], device: torch.device) -> list[Assignment]:
     real = torch.cat([torch.cat((f.box, f.anchor_size), 1) for f in found])
     if device.type == "cuda":  # only page-locked memory is copied while we go on
         whole, real = whole.pin_memory(), real.pin_memory()
-    wholes = whole.to(device, non_blocking=True).split_with_sizes(counts, 1)
-    reals = real.to(device, non_blocking=True).split_with_sizes(counts)
-    return [
-        Assignment(*w.unbind(0), r[:, :4], r[:, 4:]) for w, r in zip(wholes, reals, strict=True)
-    ]
+    whole, real = whole.to(device, non_blocking=True), real.to(device, non_blocking=True)
+    levels = zip(whole.split_with_sizes(counts, 1), real.split_with_sizes(counts), strict=True)
+    return [_unpacked(*level) for level in levels]
+
+
+def _unpacked(whole: Tensor, real: Tensor) -> Assignment:
+    image, anchor, row, column, cls = whole.unbind(0)
+    return Assignment(image, anchor, row, column, cls, box=real[:, :4], anchor_size=real[:, 4:])
 
 
 class DetectionLoss:
