@@ -76,6 +76,10 @@ BENCH_PICTURES ?= 100000
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prepare --pictures $(BENCH_PICTURES)
 	$(BIN)/python -m benchmarks.evolution
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.epoch
+	$(BIN)/python -m benchmarks.checkpoint
+	$(BIN)/python -m benchmarks.gpu
 ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"

@@ -184,6 +184,11 @@ class RetrainConfig:
         unit="epochs",
     )
     batch_size: int = setting(16, "pictures per step", group="training", unit="pictures")
+    auto_batch: bool = setting(
+        False,
+        "the largest batch that fits the GPU instead of batch_size; on a CPU batch_size holds",
+        group="training",
+    )
     image_size: int = setting(
         640, "longer side in training, a multiple of 32", group="training", unit="pixels"
     )

@@ -9,7 +9,7 @@ import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from tasks import checkpoints
+from tasks.batch_size import with_batch_size
 from tasks.datasets import open_run_data
 from tasks.digests import file_sha256
 from tasks.epochs import TrainingRun, run_epoch
@@ -35,6 +36,7 @@ from tasks.store import open_store
 from tasks.time_limit import time_limit
 from tasks.weights import fetch_weights, first_model
 from yolov5_core import checkpoint
+from yolov5_core.allocator import give_back_memory, keep_freed_memory
 from yolov5_core.boxes import denormalise
 from yolov5_core.config import ConfigError, TrainConfig, load_hyperparameters
 from yolov5_core.dataset import Record
@@ -82,6 +84,7 @@ def train_stage(info: RunInfo, prepared: Prepared) -> StageRecord:
         try:
             return _train(context, info, prepared)
         finally:
+            give_back_memory()
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
             if torch.cuda.is_available():
@@ -140,8 +143,18 @@ def pick_device(device: str) -> torch.device:
     return torch.device("cuda", number)
 
 
+def tune_convolutions(training: TrainConfig) -> None:
+    """Lets cuDNN try which kernel is fastest, once a shape: where shapes stay the same.
+
+    On a GPU that may change the last bits from one attempt to the next, as atomic additions do
+    anyway; on a CPU it has no meaning.
+    """
+    torch.backends.cudnn.benchmark = not (training.multi_scale or training.rect)
+
+
 def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[str, Any]:
     cv2.setNumThreads(0)  # its thread pool does not survive the fork of the loader's workers
+    keep_freed_memory()
     changed: _Changed | None = None
     while True:
         with termination() as stop:
@@ -154,6 +167,7 @@ def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[
                     raise
         del run  # and with it the memory that was too little
         gc.collect()
+        give_back_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -256,6 +270,7 @@ def _begin(
     """Model, data and trainer, at the newest checkpoint if there is one."""
     config, training = info.config, train_config(info)
     device = pick_device(config.device)
+    tune_convolutions(training)
     data = open_run_data(context.store, prepared, config)
     names, splits = data.names, data.splits
     pointer = checkpoints.resume(context.store, context.run, context.lease.attempt)
@@ -263,12 +278,15 @@ def _begin(
     trained_s = 0.0
     if pointer is None:
         model, parent = _first_model(context, info, splits["train"], len(names))
+        if config.auto_batch:
+            training = with_batch_size(training, model, device, len(splits["train"]))
         trainer = Trainer(training, model, splits["train"], splits["val"], device)
         if not info.evolution:
             _draw_inputs(context, trainer, splits["train"], names)
     else:  # all it takes is in the checkpoint: the parent weights may be gone
         state = checkpoint.load(context.fetch(pointer.last))
         model, parent = checkpoint.build_detector(state, pointer.last.key), state["lineage"]
+        training = replace(training, batch_size=parent.get("batch_size", config.batch_size))
         trainer = Trainer(training, model, splits["train"], splits["val"], device)
         trainer.restore(state)
         trained_s = state["resume"].get("trained_s", 0.0)  # earlier versions did not count
@@ -284,6 +302,7 @@ def _begin(
         "code": code_identity(),
         "parent": config.weights,
         "parent_sha256": parent["parent_sha256"],
+        "batch_size": training.batch_size,
         **({"changes": changes} if changes else {}),
     }
     reserve = require_room(context, trainer, config)

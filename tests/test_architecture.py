@@ -30,6 +30,7 @@ CORE = (
     "dataset",
     "durable",
     "memory",
+    "allocator",
     "files",
     "boxes",
     "decode",
@@ -87,6 +88,7 @@ CORE = (
     "epochs",
     "loss_watch",
     "step_policy",
+    "auto_batch",
     "trainer",
     "evolve",
     # what people look at
@@ -120,7 +122,8 @@ CORE = (
 )
 WITH_TORCH = (
     *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
-    *("optimizer", "ema", "loader", "evaluate", "predict", "loss_watch", "step_policy", "trainer"),
+    *("optimizer", "ema", "loader", "evaluate", "predict", "loss_watch", "step_policy"),
+    *("trainer", "auto_batch"),
 )
 WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)
 LIGHT_TASKS = ("tasks.errors", "tasks.records", "tasks.settings")  # what `--help` needs
@@ -130,8 +133,8 @@ RETRAIN_FIELDS = """
     data single_cls cache_images rect image_weights max_rejected max_leakage max_drift name
     bucket promote min_gain max_class_loss mlflow store run run_on resume device workers seed
     nosave save_period checkpoint_minutes max_hours deadline notest test_time_augmentation cfg
-    weights freeze noautoanchor epochs patience batch_size image_size multi_scale quad hyp
-    optimizer lr_curve iou autobalance
+    weights freeze noautoanchor epochs patience batch_size auto_batch image_size multi_scale
+    quad hyp optimizer lr_curve iou autobalance
 """
 HYPERPARAMETER_FIELDS = """
     lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw obj

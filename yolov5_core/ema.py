@@ -2,8 +2,10 @@
 
 import copy
 import math
+from itertools import chain
 
 import torch
+from torch import Tensor
 
 from yolov5_core.model import Detector
 
@@ -23,15 +25,20 @@ class Ema:
     """Keeps `model`, the average in evaluation mode, and `updates`, how often it was updated."""
 
     def __init__(self, model: Detector) -> None:
+        """Starts at a model and follows it: its tensors must stay the ones they are."""
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.updates = 0
+        self._own, self._followed = _floats(self.model), _floats(model)  # 0.8 ms to find in n
 
     @torch.no_grad()
-    def update(self, model: Detector) -> None:
+    def update(self) -> None:
         """Moves every floating point entry of the state towards the model's; others stay."""
         self.updates += 1
         d = decay(self.updates)
-        own = [t for t in self.model.state_dict().values() if t.is_floating_point()]
-        new = [t for t in model.state_dict().values() if t.is_floating_point()]
-        torch._foreach_mul_(own, d)  # one kernel for all entries
-        torch._foreach_add_(own, new, alpha=1 - d)
+        torch._foreach_mul_(self._own, d)  # one kernel for all entries
+        torch._foreach_add_(self._own, self._followed, alpha=1 - d)
+
+
+def _floats(model: Detector) -> list[Tensor]:
+    entries = chain(model.parameters(), model.buffers())
+    return [entry for entry in entries if entry.is_floating_point()]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from yolov5_core.allocator import give_back_memory
 from yolov5_core.boxes import RectBatches, rectangular_batches
 from yolov5_core.dataset import DataError
 from yolov5_core.randomness import generator
@@ -326,6 +327,7 @@ class ValidationBatches:
 
     def __init__(self, loader: DataLoader[ValidationBatch | DataError]) -> None:
         self._loader = loader
+        self._begun = False
 
     def __len__(self) -> int:
         """How many batches."""
@@ -333,6 +335,9 @@ class ValidationBatches:
 
     def __iter__(self) -> Iterator[ValidationBatch]:
         """The batches, from the first on."""
+        if not self._begun:  # what is free when workers are forked, they would hold with us
+            give_back_memory()
+            self._begun = True
         return _delivered(self._loader)
 
 

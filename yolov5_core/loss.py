@@ -89,8 +89,30 @@ def _assign_level(
     )
 
 
+def sent(found: Sequence[Assignment], device: torch.device) -> list[Assignment]:
+    """The assignments on a device, in two messages and without waiting for it."""
+    counts = [len(level.image) for level in found]
+    whole = torch.cat(
+        [torch.stack((f.image, f.anchor, f.row, f.column, f.cls)) for f in found], dim=1
+    )
+    real = torch.cat([torch.cat((f.box, f.anchor_size), 1) for f in found])
+    if device.type == "cuda":  # only page-locked memory is copied while we go on
+        whole, real = whole.pin_memory(), real.pin_memory()
+    whole, real = whole.to(device, non_blocking=True), real.to(device, non_blocking=True)
+    levels = zip(whole.split_with_sizes(counts, 1), real.split_with_sizes(counts), strict=True)
+    return [_unpacked(*level) for level in levels]
+
+
+def _unpacked(whole: Tensor, real: Tensor) -> Assignment:
+    image, anchor, row, column, cls = whole.unbind(0)
+    return Assignment(image, anchor, row, column, cls, box=real[:, :4], anchor_size=real[:, 4:])
+
+
 class DetectionLoss:
     """Box, objectness and class loss of one model.
+
+    Who is responsible for what is worked out on the host, where the targets come from: on a GPU
+    every count of matches would have to be waited for.
 
     Attributes:
         balance: Objectness weight of each level; moves only with `autobalance`.
@@ -99,7 +121,7 @@ class DetectionLoss:
     def __init__(
         self, anchors: Tensor, strides: Tensor, num_classes: int, config: LossConfig
     ) -> None:
-        self.anchors = anchors
+        self.anchors = anchors.cpu()
         self.num_classes = num_classes
         self.config = config
         levels = len(anchors)
@@ -111,15 +133,17 @@ class DetectionLoss:
 
         Args:
             raw: nl tensors (B, A, ny, nx, 5 + nc) of logits, any float dtype.
-            targets: (M, 6) image, class, cx, cy, w, h normalised, float32.
+            targets: (M, 6) image, class, cx, cy, w, h normalised, float32; best on the host.
 
         Returns:
             (total (1,) already times B, items (3,) detached: box, objectness, class).
         """
         c = self.config
         sizes = [(p.shape[2], p.shape[3]) for p in raw]
-        box = obj = cls = torch.zeros(1, device=targets.device)
-        for level, found in enumerate(assign(self.anchors, sizes, targets, c.anchor_t)):
+        device = raw[0].device
+        box = obj = cls = torch.zeros(1, device=device)
+        assigned = sent(assign(self.anchors, sizes, targets.cpu(), c.anchor_t), device)
+        for level, found in enumerate(assigned):
             logits = raw[level].float()  # fp16 outputs: sigmoid and box arithmetic want fp32
             objectness = torch.zeros_like(logits[..., 0])
             if len(found.image):

@@ -1,6 +1,6 @@
 """Parameter groups, the optimizers, and freezing (spec D.2)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -52,11 +52,23 @@ def build_optimizer(
         {"params": groups.norm, "weight_decay": 0.0},
     ]
     betas = (momentum, 0.999)
+    # fused: one kernel, and a loss scale's verdict is not waited for
+    fused = all(p.device.type == "cuda" for p in model.parameters())
+    kernels: dict[str, bool] = {"fused": True} if fused else {"foreach": True}
     if kind == "adam":
-        return torch.optim.Adam(settings, lr=lr, betas=betas, foreach=True)
+        return torch.optim.Adam(settings, lr=lr, betas=betas, **kernels)
     if kind == "adamw":
-        return torch.optim.AdamW(settings, lr=lr, betas=betas, foreach=True)
-    return torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=True, foreach=True)
+        return torch.optim.AdamW(settings, lr=lr, betas=betas, **kernels)
+    return torch.optim.SGD(settings, lr=lr, momentum=momentum, nesterov=True, **kernels)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continues from a state_dict(), with the kernels that this device is best at."""
+    groups = [
+        {**saved, "foreach": own["foreach"], "fused": own["fused"]}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:

@@ -22,7 +22,7 @@ from yolov5_core.loader import Batch, TrainingLoader, validation_loader
 from yolov5_core.loss import DetectionLoss
 from yolov5_core.loss_watch import LossWatch, NotFiniteError, TrainingDivergedError
 from yolov5_core.model import Detector
-from yolov5_core.optimizer import apply_settings, build_optimizer, freeze
+from yolov5_core.optimizer import apply_settings, build_optimizer, freeze, restore_optimizer
 from yolov5_core.randomness import generator
 from yolov5_core.results import ResultsRow, format_row
 from yolov5_core.samples import ImageReader, SampleKey, TrainingSamples
@@ -167,7 +167,7 @@ class Trainer:
         settings = settings_at(self.step, self.epoch, len(self.loader), self.schedule)
         apply_settings(self.optimizer, settings)
         images = self._scaled(to_float(batch.images, self.device))
-        self._watch.add(self._backward(images, batch.targets.to(self.device)))
+        self._watch.add(self._backward(images, batch.targets))
         if self.step - self.last_update >= settings.accumulate:
             self._update()
         self.step += 1
@@ -196,7 +196,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.ema.update(self.model)
+        self.ema.update()
         self.last_update = self.step
 
     def _diverged(self, error: NotFiniteError) -> TrainingDivergedError:
@@ -357,7 +357,7 @@ class Trainer:
             parameter.grad = None if gradient is None else gradient.to(self.device).clone()
         self.ema.model.load_state_dict(state["model"])
         self.ema.updates = resume["ema_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(resume["scaler"])
         self.epoch = state["epoch"] + 1
         self.step = resume["step"]

@@ -58,7 +58,7 @@ def trained(file: dict[str, Any], meta: dict[str, Any]) -> tuple[Detector, Ema, 
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), meta["clip"])
         optimizer.step()
         optimizer.zero_grad()
-        ema.update(model)
+        ema.update()
         trace.append([total.item(), *items.tolist(), norm.item()])
     return model, ema, trace
 

@@ -27,8 +27,8 @@ def test_an_update_moves_every_float_of_the_state_and_no_integer():
     with torch.no_grad():
         for value in model.state_dict().values():
             value.add_(1)
-    ema.update(model)
-    ema.update(model)
+    ema.update()
+    ema.update()
     weight = decay(1) * decay(2)  # what is left of the start
     for key, value in ema.model.state_dict().items():
         old, new = before[key], model.state_dict()[key]

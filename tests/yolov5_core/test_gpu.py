@@ -8,6 +8,7 @@ import torch
 
 from tests.tiny import CPU, tiny_trainer
 from yolov5_core import checkpoint
+from yolov5_core.auto_batch import CudaMeter, largest_batch
 from yolov5_core.dataset import Record
 from yolov5_core.evaluate import evaluate
 from yolov5_core.loss import DetectionLoss, assign
@@ -114,3 +115,54 @@ def test_evaluate_leaves_an_ema_in_full_precision(tiny_data: Data):
     evaluate(trainer.ema.model, trainer.val_loader, trainer.loss.fixed(), GPU)
     after = trainer.ema.model.state_dict()
     assert all(torch.equal(before[k], v) and v.dtype == before[k].dtype for k, v in after.items())
+
+
+def test_no_step_waits_for_the_gpu(tiny_data: Data):
+    trainer = tiny_trainer(*tiny_data, device=GPU, workers=1)
+    trainer.train_epoch()  # what is set up once may wait
+    steps: list[int] = []
+
+    def after_step(_: object) -> None:
+        steps.append(trainer.batch)
+        last = trainer.batch == len(trainer.loader)  # then the losses are looked at: one wait
+        torch.cuda.set_sync_debug_mode("default" if last else "error")
+
+    try:
+        trainer.train_epoch(after_step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert steps == list(range(1, len(trainer.loader) + 1))
+    assert len(steps) > 1
+
+
+def test_batches_and_their_targets_are_page_locked(tiny_data: Data):
+    trainer = tiny_trainer(*tiny_data, device=GPU, workers=1)
+    batch = next(iter(trainer.loader.epoch(0)))
+    assert batch.images.is_pinned()
+    assert batch.targets.is_pinned()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_the_fused_optimizer_moves_weights_as_a_cpu_does(tiny_data: Data, kind: str):
+    trainers = [tiny_trainer(*tiny_data, device=d, optimizer=kind) for d in (CPU, GPU)]
+    assert all(group["fused"] for group in trainers[1].optimizer.param_groups)
+    for trainer in trainers:
+        for parameter in trainer.model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.5)
+        trainer.optimizer.step()
+    pairs = zip(*(t.model.parameters() for t in trainers), strict=True)
+    assert all(torch.allclose(a, b.cpu(), atol=1e-6) for a, b in pairs)
+
+
+def test_the_largest_batch_trains(tiny_data: Data):
+    trainer = tiny_trainer(*tiny_data, device=GPU, image_size=640)
+    found = largest_batch(
+        trainer.model, trainer.loss, trainer.config, trainer.policy, CudaMeter(GPU), 10_000
+    )
+    assert found >= 8
+    assert found % 8 == 0
+    model, loss = trainer.model, trainer.loss
+    images = torch.zeros(found, 3, 640, 640, device=GPU)
+    with torch.autocast("cuda"):
+        raw = model(images)
+    loss(raw, torch.zeros(0, 6))[0].backward()

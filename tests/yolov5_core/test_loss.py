@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.tiny import tiny_description
 from yolov5_core.config import LossConfig
 from yolov5_core.iou import paired_iou
-from yolov5_core.loss import Assignment, DetectionLoss, assign, decode_in_cell
+from yolov5_core.loss import Assignment, DetectionLoss, assign, decode_in_cell, sent
+from yolov5_core.model import Detector
 
 PLAIN = LossConfig(box=1.0, obj=1.0, cls=1.0)
 LN2 = math.log(2)
@@ -264,3 +266,28 @@ def test_objectness_equals_a_loop_over_the_assignments(seed: int):
         wanted[place] = paired_iou(box, found.box[k : k + 1], "ciou").clamp(min=0)
     slow = 4.0 * F.binary_cross_entropy_with_logits(raw[..., 4], wanted)
     torch.testing.assert_close(loss([raw], rows)[1][1], slow)
+
+
+def test_assignments_arrive_on_the_device_as_they_were_sent():
+    anchors = torch.tensor([[[2.0, 2.0], [1.0, 3.0]], [[1.0, 1.0], [3.0, 2.0]]])
+    rows = target((0, 1, 0.3, 0.4, 0.3, 0.3), (1, 0, 0.6, 0.6, 0.2, 0.4))
+    found = assign(anchors, [(8, 8), (4, 4)], rows, 4.0)
+    assert all(len(level.image) for level in found)
+    for before, after in zip(found, sent(found, torch.device("cpu")), strict=True):
+        for name in Assignment.__slots__:
+            assert torch.equal(getattr(before, name), getattr(after, name))
+            assert getattr(before, name).dtype == getattr(after, name).dtype
+
+
+def test_nothing_of_a_forward_and_backward_pass_waits_for_the_device():
+    """A tensor on "meta" has no values: asking for one, as a wait would, is an error."""
+    model = Detector(tiny_description()).to("meta")
+    anchors, strides = torch.ones(3, 3, 2), torch.tensor([8.0, 16.0, 32.0])
+    loss = DetectionLoss(anchors, strides, 3, replace(PLAIN, label_smoothing=0.1, cls_pw=2.0))
+    targets = target((0, 1, 0.3, 0.4, 0.1, 0.1), (1, 0, 0.6, 0.6, 0.02, 0.04))
+    raw = [torch.empty(2, 3, n, n, 8, device="meta", requires_grad=True) for n in (8, 4, 2)]
+    total, items = loss(raw, targets)
+    total.backward()
+    assert (total.device.type, items.shape) == ("meta", (3,))
+    assert all(level.grad is not None for level in raw)
+    assert len(model(torch.empty(2, 3, 64, 64, device="meta"))) == 3

@@ -7,7 +7,13 @@ from torch import nn
 from tests.tiny import tiny_description
 from yolov5_core.config import ConfigError, OptimizerKind
 from yolov5_core.model import Detector
-from yolov5_core.optimizer import apply_settings, build_optimizer, freeze, parameter_groups
+from yolov5_core.optimizer import (
+    apply_settings,
+    build_optimizer,
+    freeze,
+    parameter_groups,
+    restore_optimizer,
+)
 from yolov5_core.schedule import StepSettings
 
 KINDS = get_args(OptimizerKind)
@@ -121,3 +127,22 @@ def test_a_layer_the_model_does_not_have_is_refused(layers: tuple[int, ...]):
 def test_freezing_everything_is_refused():
     with pytest.raises(ConfigError, match="nothing would train"):
         freeze(build(), (25,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_of_another_device_goes_on_with_the_kernels_of_this_one(kind: OptimizerKind):
+    model = build()
+    optimizer = build_optimizer(model, kind, lr=0.01, momentum=0.9, weight_decay=0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = optimizer.state_dict()
+    other = build_optimizer(model, kind, lr=0.5, momentum=0.5, weight_decay=0.1)
+    foreign = [{**g, "foreach": False, "fused": True} for g in state["param_groups"]]
+    restore_optimizer(other, {**state, "param_groups": foreign})
+    assert all(g["foreach"] and not g["fused"] for g in other.param_groups)
+    assert [g["lr"] for g in other.param_groups] == [0.01] * 3
+    expected, found = optimizer.state_dict()["state"], other.state_dict()["state"]
+    assert expected.keys() == found.keys()
+    for key, values in expected.items():
+        assert all(torch.equal(value, found[key][name]) for name, value in values.items())
