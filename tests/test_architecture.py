@@ -55,7 +55,9 @@ CORE = (
     "anchors",
     # the model
     "architecture",
+    "distributed",
     "layers",
+    "sync_batch_norm",
     "detect",
     "model",
     "iou",
@@ -114,7 +116,8 @@ CORE = (
     "run_card_markdown",
 )
 WITH_TORCH = (
-    *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
+    *("distributed", "layers", "sync_batch_norm"),
+    *("detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
     *("optimizer", "ema", "loader", "evaluate", "loss_watch", "step_policy", "trainer"),
 )
 WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)
