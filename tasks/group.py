@@ -17,7 +17,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import (  # type: ignore[attr-defined]  # its stubs hide them
+    PrefixStore,
+    TCPStore,
+)
 
 from tasks.device import require_gpus
 from tasks.errors import USAGE, TransientError
@@ -36,7 +39,7 @@ RESTARTS = 3  # of the group, in one attempt of the stage
 _START_S = 600.0  # for a rank to open its data: it may have to fetch them
 _ANSWER_S = 600.0  # for a rank to take part in a step
 _TELL_S = 3.0  # for a rank that failed to say so
-_LEAVE_S = 3.0  # for a rank to leave by itself
+_LEAVE_S = 10.0  # for a rank to leave by itself
 
 
 class RankLostError(TransientError):

@@ -10,7 +10,11 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed import (  # type: ignore[attr-defined]  # its stubs hide them
+    PrefixStore,
+    Store,
+    TCPStore,
+)
 
 from tasks.errors import exit_code
 from tasks.place import Place
