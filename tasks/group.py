@@ -135,10 +135,10 @@ class Team:
             self._meeting.say("train", class_maps=trainer.class_maps.tolist())
 
     def lost(self, error: Exception) -> Exception | None:
-        """What became of the others, if that is what a step's error comes from."""
-        if self._meeting is None or isinstance(error, RankLostError | RankRefusedError):
-            return error if isinstance(error, RankLostError | RankRefusedError) else None
-        if not isinstance(error, RuntimeError):
+        """What became of another rank, if that is why a step of this one failed."""
+        if self._meeting is None or not isinstance(error, RuntimeError):
+            return None
+        if isinstance(error, TransientError):  # ours: it says by itself what happened
             return None
         end = time.monotonic() + _TELL_S
         while time.monotonic() < end:
@@ -169,21 +169,24 @@ class Team:
             raise found
 
     def _failure(self) -> Exception | None:
-        """Of the ranks that are gone: who said why comes before who only fell."""
+        """Of the ranks that are gone the one that tells most: others only fell with it."""
         assert self._meeting is not None  # noqa: S101  callers saw to it
-        silent = ""
+        fell: Exception | None = None
         for rank in range(1, self._place.world_size):
             process = self.processes.get(rank)
             code = None if process is None else process.poll()
             if told := self._meeting.failure(rank):
-                kind = RankRefusedError if told["code"] == USAGE else RankLostError
+                why = f"rank {rank}: {told['text']}"
                 if told["memory"]:
-                    kind = RankOutOfMemoryError
-                return kind(f"rank {rank}: {told['text']}")
-            if code is not None:
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-                silent = silent or f"rank {rank} {how}"
-        return RankLostError(silent) if silent else None
+                    return RankOutOfMemoryError(why)
+                if told["code"] == USAGE:
+                    return RankRefusedError(why)
+                fell = fell or RankLostError(why)
+            elif code is not None and code < 0:
+                return RankLostError(f"rank {rank} was killed by signal {-code}")
+            elif code:
+                fell = fell or RankLostError(f"rank {rank} ended with code {code}")
+        return fell
 
 
 @contextmanager

@@ -216,7 +216,7 @@ def _changed(run: TrainingRun, error: Exception, groups_lost: int) -> _Changed |
         RankLostError, RankRefusedError: Instead of an error that came of it.
     """
     trainer, team = run.trainer, run.team
-    cause = team.lost(error) or error
+    cause = (None if trainer.settled else team.lost(error)) or error
     found = remedy(cause, trainer.policy, run.info.config.batch_size) if team.may_restart else None
     if found is None and isinstance(cause, RankLostError) and team.may_restart:
         groups_lost += 1

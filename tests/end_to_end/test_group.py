@@ -57,10 +57,10 @@ def test_a_killed_rank_costs_no_run_and_a_stopped_run_leaves_nobody(
     (first,) = followers_of(process.pid)
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: "a new group of 2 processes" in log.read_text(), process, log)
-    wait_for((entries / "00000003.json").exists, process, log)  # 00000002: it has resumed
+    wait_for((entries / "00000002.json").exists, process, log)
     (second,) = followers_of(process.pid)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 75, log.read_text()
+    assert process.wait(_PATIENCE_S) == 75, log.read_text()
     assert not Path(f"/proc/{second}").exists()
     assert "Traceback" not in log.read_text()
     assert main(["--resume", "--store", str(tmp_path / "store")]) == 0, capsys.readouterr().err

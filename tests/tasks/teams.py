@@ -3,6 +3,7 @@
 python -m tests.tasks.teams ROOT    as rank 0 of two, until it is killed
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.datasets import open_dataset
+from tasks.follower import follow
 from tasks.group import Team, assembled
+from tasks.meeting import dismiss
 from tasks.packing import pack
+from tasks.place import Place, launched
 from tasks.records import Prepared
 from tasks.settings import RetrainConfig
 from tasks.store import open_store
@@ -66,15 +70,31 @@ def train(
 
 
 def main() -> None:
+    place, root = launched(os.environ), Path(sys.argv[1])
+    if place is not None:
+        _one_epoch(place, root)
+        return
+
     def tell(_: EpochReport) -> None:
         (process,) = team.processes.values()
         sys.stdout.write(f"{process.pid}\n")
         sys.stdout.flush()
 
-    with job(Path(sys.argv[1])).team() as (team, trainer):
+    with job(root).team() as (team, trainer):
         while True:
             team.begin_epoch(trainer)
             trainer.train_epoch(tell)
+
+
+def _one_epoch(place: Place, root: Path) -> None:
+    if place.rank:
+        follow(place)
+        return
+    with job(root, gpus=1).team() as (team, trainer):
+        team.begin_epoch(trainer)
+        trainer.train_epoch()
+        sys.stdout.write(f"{team.size} ranks, {trainer.step} steps\n")
+    dismiss(place)
 
 
 if __name__ == "__main__":

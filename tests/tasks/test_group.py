@@ -127,6 +127,22 @@ def test_followers_end_with_rank_0_whatever_ended_it(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_ranks_that_torchrun_starts_find_each_other_and_end_together(tmp_path: Path):
+    words = ["--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run(  # noqa: S603  our own words
+        [sys.executable, "-m", "torch.distributed.run", *words]
+        + ["-m", "tests.tasks.teams", str(tmp_path)],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2 ranks, 4 steps\n"
+
+
+@pytest.mark.slow
 def test_what_a_rank_cannot_read_ends_training_with_its_sentence(work: Job):
     missing = replace(work.prepared, digest="0" * 64)
     trainer = work.trainer()
