@@ -128,10 +128,9 @@ def test_followers_end_with_rank_0_whatever_ended_it(tmp_path: Path):
 
 @pytest.mark.slow
 def test_ranks_that_torchrun_starts_find_each_other_and_end_together(tmp_path: Path):
-    words = ["--nproc-per-node", "2", "--standalone"]
+    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(  # noqa: S603  our own words
-        [sys.executable, "-m", "torch.distributed.run", *words]
-        + ["-m", "tests.tasks.teams", str(tmp_path)],
+        [sys.executable, "-m", *torchrun, "-m", "tests.tasks.teams", str(tmp_path)],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
