@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import measure
 from benchmarks.training import Ready
 from tasks.batch_size import with_batch_size
-from tasks.train import tune_convolutions
+from tasks.device import tune_convolutions
 from yolov5_core.architecture import describe
 from yolov5_core.config import TrainConfig
 from yolov5_core.dataset import Place, Record

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.train import pick_device
+from tasks.device import pick_device
 from yolov5_core.architecture import describe
 from yolov5_core.check import scan
 from yolov5_core.config import TrainConfig

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from tasks.errors import FAILURE, USAGE, TerminatedError, exit_code
+from tasks.place import launched
 from tasks.records import STAGES, RunSummary
 from tasks.settings import LATEST, RetrainConfig
 from tasks.settings_files import config_from_mapping, read_yaml_settings, with_current_names
@@ -55,6 +56,8 @@ examples:
       fine-tunes a public checkpoint, its first 10 layers kept
   yolov5-retrain --resume
       continues the newest interrupted run where it stopped
+  yolov5-retrain --data pictures/data.yaml --gpus 4 --batch-size 256
+      trains on four GPUs; for several machines start the same command with torchrun
   yolov5-retrain --only upload --run 20260101-020000_street
       runs one stage of that run again
   yolov5-retrain evolve --data pictures/data.yaml --bucket gs://models --generations 100
@@ -305,7 +308,28 @@ def shorten_errors() -> None:
 
 
 def _run(command: Command) -> str:
-    """Does what was asked for and says where it is."""
+    """Does what was asked for and says where it is; beside other ranks as torchrun starts them."""
+    place = launched(os.environ)
+    if place is None:
+        return _lead(command)
+    if command.config.run_on != "here":
+        raise ConfigError(
+            f"run_on={command.config.run_on}: torchrun trains in this process; leave run_on out"
+        )
+    if place.rank > 0:
+        from tasks.follower import follow  # noqa: PLC0415  torch
+
+        follow(place)
+        return f"rank {place.rank} is done"
+    from tasks.meeting import dismiss  # noqa: PLC0415  torch
+
+    try:
+        return _lead(command)
+    finally:
+        dismiss(place)
+
+
+def _lead(command: Command) -> str:
     ready_prefect()
     # They take seconds to import, and --help must not wait for it.
     from flows.retrain import retrain  # noqa: PLC0415

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tasks import checkpoints
 from tasks.errors import StoreError
+from tasks.group import Team
 from tasks.interrupts import Termination
 from tasks.progress import progress_bar
 from tasks.records import RunInfo
@@ -50,6 +51,7 @@ class TrainingRun:
     names: tuple[str, ...]
     trainer: Trainer
     lineage: Mapping[str, Any]
+    team: Team
     stop: Termination
     limit: TimeLimit
     trained_s: float  # seconds of training in earlier attempts
@@ -112,6 +114,7 @@ def train_epoch(run: TrainingRun) -> EpochReport | None:
             _between_steps(run)
 
         try:
+            run.team.begin_epoch(trainer)
             return trainer.train_epoch(advance)
         except _TimeUpError:
             return None

@@ -9,12 +9,13 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from tasks.datasets import Dataset, open_run_data
+from tasks.device import pick_device
 from tasks.progress import progress_bar
 from tasks.records import Artifact, Prepared, RunInfo, StageRecord
 from tasks.stage import StageContext, run_stage
 from tasks.store import open_store
 from tasks.task_options import RETRIED
-from tasks.train import pick_device, train_config
+from tasks.train import train_config
 from yolov5_core import checkpoint
 from yolov5_core.dataset import Record
 from yolov5_core.evaluate import evaluate, evaluate_augmented

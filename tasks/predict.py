@@ -9,13 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tasks import champions
+from tasks.device import pick_device
 from tasks.out_folder import new_folder
 from tasks.picture_sources import Picture, find_sources, read_pictures
 from tasks.prediction_files import PredictionFiles, Wanted
 from tasks.progress import progress_bar
 from tasks.settings import CHAMPION
 from tasks.store import open_store
-from tasks.train import pick_device
 from tasks.weights import ReadyModel, fetch_weights, read_model
 from yolov5_core.boxes import round_up_image_size
 from yolov5_core.config import ConfigError, nearest

@@ -122,8 +122,17 @@ class RetrainConfig:
     device: str = setting(
         "", "'cpu' or the number of a GPU; empty: the first GPU, else the CPU", group="run"
     )
+    gpus: int = setting(
+        1,
+        "GPUs that train together, from `device` on, batch_size being that of all together; with "
+        "device=cpu so many processes",
+        group="run",
+    )
     workers: int = setting(
-        2, "processes that load pictures; never changes the result", group="run", unit="processes"
+        2,
+        "processes that load pictures, for each GPU; never changes the result",
+        group="run",
+        unit="processes",
     )
     seed: int = setting(0, "of every random choice: same seed, same weights", group="run")
     nosave: bool = setting(False, "save checkpoints at the last epoch only", group="run")
@@ -239,7 +248,7 @@ def _wrong_types(config: RetrainConfig) -> Iterator[str]:
             yield f"{key}={value!r}: must be {kind}, not {type(value).__name__}{quote}"
 
 
-_LEAST = dict.fromkeys(("epochs", "batch_size"), 1) | dict.fromkeys(
+_LEAST = dict.fromkeys(("epochs", "batch_size", "gpus"), 1) | dict.fromkeys(
     ("workers", "seed", "patience", "save_period"), 0
 )
 
@@ -314,6 +323,13 @@ def _wrong_combinations(config: RetrainConfig) -> Iterator[str]:
     if config.quad and config.batch_size % 4:
         near = max(4, round(config.batch_size / 4) * 4)
         yield f"batch_size={config.batch_size}: quad needs a multiple of 4, such as {near}"
+    pictures = config.batch_size // (4 if config.quad else 1)
+    if config.gpus > max(pictures, 1):
+        yield f"gpus={config.gpus}: more than a batch has pictures ({pictures}); raise batch_size"
+    if config.gpus > 1 and config.cache_images:
+        yield (
+            "gpus and cache_images: every process would keep all pictures in memory; leave one out"
+        )
     if config.nosave and config.save_period:
         yield (
             f"nosave and save_period={config.save_period}: nosave keeps the last epoch only; leave "

@@ -94,17 +94,17 @@ _MAY_CHANGE = (
 def merge_resumed(stored: RetrainConfig, asked: RetrainConfig) -> RetrainConfig:
     """The config of a resumed run: the stored one, with what may change taken from `asked`.
 
-    Only what is in _MAY_CHANGE may, when asked for; `store` is where the run was found, and `run`
-    and `resume` only say which run it is.
+    Only what is in _MAY_CHANGE may, when asked for; `store` is where the run was found, `gpus` what
+    this machine shall give, and `run` and `resume` only say which run it is.
 
     Raises:
         ConfigError: Any other field of `asked` is neither its default nor the stored value.
     """
     default, refused = RetrainConfig(), []
-    changes: dict[str, Any] = {"store": asked.store}
+    changes: dict[str, Any] = {"store": asked.store, "gpus": asked.gpus}
     for key in (f.name for f in fields(RetrainConfig)):
         old, new = getattr(stored, key), getattr(asked, key)
-        if key in ("run", "resume", "store") or new in (old, getattr(default, key)):
+        if key in ("run", "resume", "store", "gpus") or new in (old, getattr(default, key)):
             continue
         if key in _MAY_CHANGE:
             changes[key] = new

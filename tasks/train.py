@@ -20,8 +20,10 @@ import torch
 from tasks import checkpoints
 from tasks.batch_size import with_batch_size
 from tasks.datasets import open_run_data
+from tasks.device import pick_device, tune_convolutions
 from tasks.digests import file_sha256
 from tasks.epochs import TrainingRun, run_epoch
+from tasks.group import RESTARTS, RankLostError, Team, assembled
 from tasks.inputs import identity, input_file
 from tasks.interrupts import Termination, termination
 from tasks.live import LiveView
@@ -85,8 +87,6 @@ def train_stage(info: RunInfo, prepared: Prepared) -> StageRecord:
             return _train(context, info, prepared)
         finally:
             give_back_memory()
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -123,46 +123,17 @@ def train_config(info: RunInfo) -> TrainConfig:
     )
 
 
-def pick_device(device: str) -> torch.device:
-    """The device of a run, ready for reproducible work.
-
-    Args:
-        device: "" for the first GPU or else the CPU, "cpu", or a GPU's number.
-
-    Raises:
-        ConfigError: No such GPU.
-    """
-    found = torch.cuda.device_count()
-    if device == "cpu" or (device == "" and found == 0):
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid, slow
-        return torch.device("cpu")
-    number = int(device or 0)
-    if number >= found:
-        raise ConfigError(f"device={device}: this machine has {found} GPUs; use device=cpu")
-    return torch.device("cuda", number)
-
-
-def tune_convolutions(training: TrainConfig) -> None:
-    """Lets cuDNN try which kernel is fastest, once a shape: where shapes stay the same.
-
-    On a GPU that may change the last bits from one attempt to the next, as atomic additions do
-    anyway; on a CPU it has no meaning.
-    """
-    torch.backends.cudnn.benchmark = not (training.multi_scale or training.rect)
-
-
 def _train(context: StageContext, info: RunInfo, prepared: Prepared) -> Mapping[str, Any]:
     cv2.setNumThreads(0)  # its thread pool does not survive the fork of the loader's workers
     keep_freed_memory()
     changed: _Changed | None = None
     while True:
-        with termination() as stop:
-            run = _begin(context, info, prepared, stop, changed)
+        with termination() as stop, assembled(info.config) as team:
+            run = _begin(context, info, prepared, stop, team, changed)
             try:
                 return _train_epochs(run)
             except Exception as error:
-                changed = _changed(run, error)
+                changed = _changed(run, error, changed.groups_lost if changed else 0)
                 if changed is None:
                     raise
         del run  # and with it the memory that was too little
@@ -244,20 +215,33 @@ class _Changed(NamedTuple):
     """What the next try does otherwise."""
 
     policy: StepPolicy
-    note: Mapping[str, Any]  # for the lineage
+    notes: Sequence[Mapping[str, Any]]  # all there are, for the lineage
+    groups_lost: int  # for the death of a rank, in this attempt
 
 
-def _changed(run: TrainingRun, error: Exception) -> _Changed | None:
-    trainer = run.trainer
-    found = remedy(error, trainer.policy, run.info.config.batch_size)
+def _changed(run: TrainingRun, error: Exception, groups_lost: int) -> _Changed | None:
+    """What another try in this process would change; None if there is none.
+
+    Raises:
+        RankLostError, RankRefusedError: Instead of an error that came of it.
+    """
+    trainer, team = run.trainer, run.team
+    cause = (None if trainer.settled else team.lost(error)) or error
+    found = remedy(cause, trainer.policy, run.info.config.batch_size) if team.may_restart else None
+    if found is None and isinstance(cause, RankLostError) and team.may_restart:
+        groups_lost += 1
+        if groups_lost <= RESTARTS:
+            found = trainer.policy, f"a new group of {team.size} processes"
     if found is None:
+        if cause is not error:
+            raise cause from error
         return None
     policy, change = found
-    why = (str(error).splitlines() or [type(error).__name__])[0]
+    why = (str(cause).splitlines() or [type(cause).__name__])[0]
     log.warning("step %d failed: %s", trainer.step, why)
     log.warning("going on from the last saved state: %s", change)
     note = {"epoch": trainer.epoch, "step": trainer.step, "change": change, "why": why}
-    return _Changed(policy, note)
+    return _Changed(policy, [*run.lineage.get("changes", ()), note], groups_lost)
 
 
 def _begin(
@@ -265,6 +249,7 @@ def _begin(
     info: RunInfo,
     prepared: Prepared,
     stop: Termination,
+    team: Team,
     changed: _Changed | None,
 ) -> TrainingRun:
     """Model, data and trainer, at the newest checkpoint if there is one."""
@@ -295,7 +280,7 @@ def _begin(
                  pointer.last.key)  # fmt: skip
     if changed:
         trainer.use(changed.policy)
-    changes = [*parent.get("changes", ()), *([changed.note] if changed else ())]
+    changes = list(changed.notes if changed else parent.get("changes", ()))
     lineage = {
         "run": info.run,
         "data": prepared.digest,
@@ -309,6 +294,7 @@ def _begin(
     if config.cache_images:
         with progress_bar("caching pictures") as progress:
             trainer.cache_images(progress, reserve)
+    team.join(trainer, config, prepared, context.scratch)
     log.info(
         "training on %s: %d pictures, %d validation pictures, %d classes",
         device,
@@ -322,6 +308,7 @@ def _begin(
         names=names,
         trainer=trainer,
         lineage=lineage,
+        team=team,
         stop=stop,
         limit=time_limit(config.max_hours, trained_s, config.deadline, info.ends),
         trained_s=trained_s,

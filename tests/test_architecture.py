@@ -56,7 +56,9 @@ CORE = (
     "anchors",
     # the model
     "architecture",
+    "distributed",
     "layers",
+    "sync_batch_norm",
     "detect",
     "model",
     "iou",
@@ -123,7 +125,7 @@ CORE = (
 WITH_TORCH = (
     *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
     *("optimizer", "ema", "loader", "evaluate", "predict", "loss_watch", "step_policy"),
-    *("trainer", "auto_batch"),
+    *("trainer", "auto_batch", "distributed", "sync_batch_norm"),
 )
 WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)
 LIGHT_TASKS = ("tasks.errors", "tasks.records", "tasks.settings")  # what `--help` needs
@@ -131,9 +133,9 @@ NEVER_IN_THE_CORE = ("prefect", "fsspec", "gcsfs", "google")
 # A new option is a visible difference here.
 RETRAIN_FIELDS = """
     data single_cls cache_images rect image_weights max_rejected max_leakage max_drift name
-    bucket promote min_gain max_class_loss mlflow store run run_on resume device workers seed
-    nosave save_period checkpoint_minutes max_hours deadline notest test_time_augmentation cfg
-    weights freeze noautoanchor epochs patience batch_size auto_batch image_size multi_scale
+    bucket promote min_gain max_class_loss mlflow store run run_on resume device gpus workers
+    seed nosave save_period checkpoint_minutes max_hours deadline notest test_time_augmentation
+    cfg weights freeze noautoanchor epochs patience batch_size auto_batch image_size multi_scale
     quad hyp optimizer lr_curve iou autobalance
 """
 HYPERPARAMETER_FIELDS = """

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, overload
 
 import cv2
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from yolov5_core.allocator import give_back_memory
 from yolov5_core.boxes import RectBatches, rectangular_batches
 from yolov5_core.dataset import DataError
+from yolov5_core.distributed import ALONE, Group
 from yolov5_core.randomness import generator
 from yolov5_core.samples import (
     ImageReader,
@@ -113,10 +115,11 @@ class _Rest:
         self.group = group  # samples that make one picture
         self.plan: Sequence[list[SampleKey]] = ()
         self.skip = 0
+        self.ranks = ALONE
 
     def __iter__(self) -> Iterator[list[list[SampleKey]]]:
         for number in range(self.skip, len(self.plan)):
-            yield _grouped(self.plan[number], self.group)
+            yield self.ranks.own(_grouped(self.plan[number], self.group))
 
     def __len__(self) -> int:
         return max(len(self.plan) - self.skip, 0)
@@ -164,12 +167,16 @@ class TrainingLoader:
             _TrainingData(samples),
             batch_sampler=self._rest,  # its items are lists of keys, not of numbers
             num_workers=workers,
-            collate_fn=_collate_or_error,
+            collate_fn=partial(_collate_or_error, stride),
             pin_memory=pin,
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
             multiprocessing_context=_start_method(workers),
         )
+
+    def join(self, group: Group) -> None:
+        """From the next epoch on, delivers a rank's pictures of each batch only, perhaps none."""
+        self._rest.ranks = group
 
     def __len__(self) -> int:
         """Batches an epoch; the last may be smaller, except with quad, which leaves it out."""
@@ -272,7 +279,9 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _collate_or_error(items: Sequence[_Item | DataError]) -> Batch | DataError:
+def _collate_or_error(stride: int, items: Sequence[_Item | DataError]) -> Batch | DataError:
+    if not items:  # more ranks than pictures in the batch; the size does not matter
+        return Batch(torch.empty(0, 3, stride, stride, dtype=torch.uint8), torch.empty(0, 6), [])
     good: list[_Item] = []
     for item in items:
         if isinstance(item, DataError):

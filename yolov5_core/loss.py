@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yolov5_core.config import LossConfig
+from yolov5_core.distributed import ALONE
 from yolov5_core.iou import paired_iou
 
 _BALANCE_3 = (4.0, 1.0, 0.4)
@@ -116,6 +117,8 @@ class DetectionLoss:
 
     Attributes:
         balance: Objectness weight of each level; moves only with `autobalance`.
+        group: Who else holds parts of the batch: a mean is one over all of it, and what a rank
+            returns is its part of the sum.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class DetectionLoss:
         self.config = config
         levels = len(anchors)
         self.balance = list(_BALANCE_3 if levels == 3 else _BALANCE_N[:levels])
+        self.group = ALONE
         self._middle = [int(s) for s in strides].index(16) if config.autobalance else 0
 
     def __call__(self, raw: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,35 +140,43 @@ class DetectionLoss:
             targets: (M, 6) image, class, cx, cy, w, h normalised, float32; best on the host.
 
         Returns:
-            (total (1,) already times B, items (3,) detached: box, objectness, class).
+            (total (1,) already times B, items (3,) detached: box, objectness, class). In a group
+            B is that of all ranks.
         """
-        c = self.config
+        c, images = self.config, raw[0].shape[0]
         sizes = [(p.shape[2], p.shape[3]) for p in raw]
         device = raw[0].device
         box = obj = cls = torch.zeros(1, device=device)
         assigned = sent(assign(self.anchors, sizes, targets.cpu(), c.anchor_t), device)
+        matched = [len(found.image) for found in assigned]
+        *shares, of_images = self.group.shares([*matched, images], device)
         for level, found in enumerate(assigned):
             logits = raw[level].float()  # fp16 outputs: sigmoid and box arithmetic want fp32
             objectness = torch.zeros_like(logits[..., 0])
             if len(found.image):
                 chosen = logits[found.image, found.anchor, found.row, found.column]
                 iou = paired_iou(decode_in_cell(chosen, found.anchor_size), found.box, c.iou)
-                box = box + (1 - iou).mean()
+                box = box + (1 - iou).mean() * shares[level]
                 _fill_last(objectness, found, iou.detach().clamp(min=0))
                 if self.num_classes > 1:
-                    cls = cls + self._class_loss(chosen[:, 5:], found.cls)
-            level_loss = self._bce(logits[..., 4], objectness, c.obj_pw)
+                    cls = cls + self._class_loss(chosen[:, 5:], found.cls) * shares[level]
+            level_loss = self._bce(logits[..., 4], objectness, c.obj_pw) * of_images
             obj = obj + level_loss * self.balance[level]
             if c.autobalance:
-                self.balance[level] = self.balance[level] * 0.9999 + 0.0001 / level_loss.item()
+                whole = self.group.sum(level_loss).item()
+                self.balance[level] = self.balance[level] * 0.9999 + 0.0001 / whole
         if c.autobalance:
             self.balance = [b / self.balance[self._middle] for b in self.balance]
         items = torch.cat((box * c.box, obj * c.obj, cls * c.cls))
-        return items.sum().view(1) * raw[0].shape[0], items.detach()
+        return items.sum().view(1) * self.group.total(images), items.detach()
 
     def fixed(self) -> "DetectionLoss":
-        """The same loss with its balance held: looking at a validation set must not move it."""
+        """The same loss with its balance held: looking at a validation set must not move it.
+
+        It is that of one process alone, whoever else trains.
+        """
         held = copy.copy(self)
+        held.group = ALONE
         held.config = replace(self.config, autobalance=False)
         return held
 
@@ -175,10 +187,12 @@ class DetectionLoss:
         return self._bce(logits, target, self.config.cls_pw)
 
     def _bce(self, logits: Tensor, target: Tensor, positive_weight: float) -> Tensor:
-        """Mean binary cross entropy, focal if asked for.
+        """Mean binary cross entropy, focal if asked for; 0 of nothing.
 
         Source: focal loss arXiv:1708.02002 eq. 5 for soft targets; spec B.2.
         """
+        if not logits.numel():  # a rank without pictures; it must have a gradient all the same
+            return logits.sum()
         weight = logits.new_tensor([positive_weight]) if positive_weight != 1.0 else None
         gamma = self.config.fl_gamma
         if gamma == 0.0:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from yolov5_core.config import LrCurve
+from yolov5_core.config import LrCurve, TrainConfig
 
 NOMINAL_BATCH = 64  # weight decay and accumulation are tuned for this many images an update
 
@@ -22,6 +22,22 @@ class ScheduleConfig:
     warmup_bias_lr: float = 0.1
     warmup_min_steps: int = 100
     curve: LrCurve = "linear"
+
+
+def schedule_of(config: TrainConfig) -> ScheduleConfig:
+    """The schedule of a run."""
+    h = config.hyp
+    return ScheduleConfig(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr0=h.lr0,
+        lrf=h.lrf,
+        momentum=h.momentum,
+        warmup_epochs=h.warmup_epochs,
+        warmup_momentum=h.warmup_momentum,
+        warmup_bias_lr=h.warmup_bias_lr,
+        curve=config.lr_curve,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """How a step is computed where memory or half precision do not suffice for the usual way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,13 +14,13 @@ class StepPolicy:
     micro_batches: int = 1  # parts of a batch whose gradients are added up, so that each fits
 
 
-def parts(images: Tensor, targets: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """A batch in `count` parts, each with its own targets."""
-    if count == 1:
+def parts(images: Tensor, targets: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch in parts of these sizes, each with its own targets."""
+    if len(sizes) == 1:
         yield images, targets
         return
     first = 0
-    for part in images.chunk(count):
+    for part in images.split_with_sizes(list(sizes)):
         own = targets[(targets[:, 0] >= first) & (targets[:, 0] < first + len(part))].clone()
         own[:, 0] -= first
         first += len(part)

@@ -14,6 +14,7 @@ from torch import Tensor
 from yolov5_core.anchors import class_weights, image_weights
 from yolov5_core.config import TrainConfig
 from yolov5_core.dataset import Record
+from yolov5_core.distributed import ALONE, Group
 from yolov5_core.ema import Ema
 from yolov5_core.epochs import EpochReport, report_from, row_and_time, stalled
 from yolov5_core.evaluate import evaluate, to_float
@@ -26,8 +27,9 @@ from yolov5_core.optimizer import apply_settings, build_optimizer, freeze, resto
 from yolov5_core.randomness import generator
 from yolov5_core.results import ResultsRow, format_row
 from yolov5_core.samples import ImageReader, SampleKey, TrainingSamples
-from yolov5_core.schedule import ScheduleConfig, scaled_weight_decay, settings_at
+from yolov5_core.schedule import scaled_weight_decay, schedule_of, settings_at
 from yolov5_core.step_policy import StepPolicy, parts
+from yolov5_core.sync_batch_norm import synchronise
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,10 @@ class Trainer:
         report: Of the epoch under way, or of the one before if that is not recorded yet; else None.
         settled: True between two steps, when state() is complete.
         policy: How steps are computed.
+        group: Who computes them; all ranks have the same state after each step.
         step: Steps (batches) done.
         history: (row, unix time) of every finished epoch.
+        class_maps: (nc,) mAP50-95 of each class in the last evaluation, for image weights.
         best_fitness: Best so far, 0 before.
         best_epoch: Its epoch, -1 before.
     """
@@ -64,7 +68,7 @@ class Trainer:
         if config.freeze:
             freeze(self.model, config.freeze)
         self.ema = Ema(self.model)
-        self.schedule = _schedule(config)
+        self.schedule = schedule_of(config)
         self.optimizer = build_optimizer(
             self.model,
             config.optimizer,
@@ -74,6 +78,7 @@ class Trainer:
         )
         self.use(StepPolicy(mixed=device.type == "cuda"))
         self.loss = loss_of(self.model, config)
+        self.group = ALONE
         self.train_reader = ImageReader(train, config.image_size, augmenting=True)
         self.val_reader = ImageReader(val, config.image_size, augmenting=False)
         self.loader = self._training_loader()
@@ -94,7 +99,7 @@ class Trainer:
         self.history: list[tuple[ResultsRow, float]] = []
         self.best_fitness = 0.0
         self.best_epoch = -1
-        self._class_maps = np.zeros(model.detect.nc)  # of the last evaluation, for image weights
+        self.class_maps = np.zeros(model.detect.nc)
 
     def _training_loader(self) -> TrainingLoader:
         c = self.config
@@ -113,6 +118,15 @@ class Trainer:
         self.policy = policy
         scaled = policy.mixed and self.device.type == "cuda"  # bfloat16, on a CPU, needs no scale
         self.scaler = torch.amp.GradScaler("cuda", enabled=scaled)
+
+    def join(self, group: Group) -> None:
+        """Computes the steps from here on together with other ranks, which are in the same state.
+
+        Rank 0 alone evaluates; `class_maps` is what the others have to be told of that.
+        """
+        self.group = self.loss.group = group
+        self.loader.join(group)
+        synchronise(self.model, group)
 
     @property
     def unrecorded(self) -> EpochReport | None:
@@ -177,15 +191,17 @@ class Trainer:
     def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Adds the gradients of a batch, part by part, and returns its (3,) losses."""
         items = torch.zeros(3, device=self.device)
-        for part, own in parts(images, targets, self.policy.micro_batches):
+        self.group.begin_gradients(self.model.parameters())
+        sizes, shares = self.group.split(len(images), self.policy.micro_batches)
+        for (part, own), share in zip(parts(images, targets, sizes), shares, strict=True):
             with torch.autocast(self.device.type, enabled=self.policy.mixed):
                 raw = self.model(part)
             total, part_items = self.loss(raw, own)  # the total is times its pictures: they add up
             if self.config.quad:
                 total = total * _QUAD
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            items = items + part_items * (len(part) / len(images))
-        return items
+            items = items + part_items * share
+        return self.group.add_gradients(self.model.parameters(), items)
 
     def _update(self) -> None:
         """One optimizer update with what was accumulated; an unfinished sum goes on next epoch."""
@@ -222,7 +238,7 @@ class Trainer:
         return EpochReport(
             epoch=self.epoch,
             losses=(*mean, sum(mean)),
-            targets=len(batch.targets),
+            targets=self.group.total(len(batch.targets)),
             image_size=images.shape[3],
             memory=f"{reserved:.3g}G",
             lr=lr,
@@ -248,7 +264,7 @@ class Trainer:
             return None
         labels = [record.labels for record in self.train_reader.records]
         nc = self.model.detect.nc
-        per_class = class_weights(labels, nc) * nc * (1 - self._class_maps) ** 2
+        per_class = class_weights(labels, nc) * nc * (1 - self.class_maps) ** 2
         weights = image_weights(labels, per_class)
         return weights if weights.sum() > 0 else None
 
@@ -256,7 +272,7 @@ class Trainer:
         """Evaluates the EMA model on the validation set."""
         loss = self.loss.fixed()
         found = evaluate(self.ema.model, self.val_loader, loss, self.device, progress)
-        self._class_maps = found.metrics.maps(self.model.detect.nc)
+        self.class_maps = found.metrics.maps(self.model.detect.nc)
         return found
 
     def record(self, report: EpochReport, found: Evaluation | None, time: float) -> bool:
@@ -333,7 +349,7 @@ class Trainer:
                 "last_update": self.last_update,
                 "best_epoch": self.best_epoch,
                 "balance": list(self.loss.balance),
-                "class_maps": self._class_maps.tolist(),
+                "class_maps": self.class_maps.tolist(),
                 "history": [{**asdict(row), "time": time} for row, time in self.history],
             },
         }
@@ -365,7 +381,7 @@ class Trainer:
         self.best_fitness = state["best_fitness"]
         self.best_epoch = resume["best_epoch"]
         self.loss.balance = list(resume["balance"])
-        self._class_maps = np.array(resume["class_maps"])
+        self.class_maps = np.array(resume["class_maps"])
         self.history = [row_and_time(entry) for entry in resume["history"]]
 
 
@@ -380,18 +396,3 @@ def loss_of(model: Detector, config: TrainConfig) -> DetectionLoss:
         autobalance=config.autobalance,
     )
     return DetectionLoss(detect.anchors, detect.stride, detect.nc, gains)
-
-
-def _schedule(config: TrainConfig) -> ScheduleConfig:
-    h = config.hyp
-    return ScheduleConfig(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr0=h.lr0,
-        lrf=h.lrf,
-        momentum=h.momentum,
-        warmup_epochs=h.warmup_epochs,
-        warmup_momentum=h.warmup_momentum,
-        warmup_bias_lr=h.warmup_bias_lr,
-        curve=config.lr_curve,
-    )

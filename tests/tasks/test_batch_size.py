@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from tasks.batch_size import with_batch_size
+from tasks.device import tune_convolutions
 from tasks.epochs import TrainingRun, save_state
+from tasks.group import assembled
 from tasks.interrupts import termination
 from tasks.packing import pack
 from tasks.records import Prepared, RunInfo
 from tasks.settings import RetrainConfig
 from tasks.stage import StageContext, run_stage
 from tasks.store import open_store
-from tasks.train import _begin, tune_convolutions
+from tasks.train import _begin
 from tests.tasks.trained import torch_as_before
 from tests.tiny import CPU, IMAGE_SIZE, tiny_description
 from yolov5_core.config import TrainConfig
@@ -85,11 +87,11 @@ def test_a_resumed_run_has_the_batch_size_it_began_with(
     runs: list[TrainingRun] = []
 
     def work(context: StageContext) -> Mapping[str, Any]:
-        with termination() as stop:
-            runs.append(_begin(context, info, prepared, stop, None))
+        with termination() as stop, assembled(config) as team:
+            runs.append(_begin(context, info, prepared, stop, team, None))
             runs[0].trainer.train_epoch()
             save_state(runs[0])
-            runs.append(_begin(context, info, prepared, stop, None))
+            runs.append(_begin(context, info, prepared, stop, team, None))
         return {}
 
     with torch_as_before(tmp_path / "cache"):

@@ -52,6 +52,8 @@ def test_an_image_size_that_is_no_multiple_of_32_is_refused_with_a_size_that_is(
         ("epochs", 0),
         ("batch_size", 0),
         ("workers", -1),
+        ("gpus", 0),
+        ("gpus", 17),
         ("seed", -1),
         ("device", "cuda:0"),
         ("device", "0,1"),
@@ -100,6 +102,12 @@ def test_an_impossible_value_is_refused_by_key_and_value(key, value):
 )
 def test_a_value_of_another_type_is_refused_not_converted(key, value):
     assert refusal(**{key: value}).startswith(f"{key}=")
+
+
+def test_more_processes_than_quads_and_a_cache_in_each_are_refused():
+    assert refusal(gpus=5, batch_size=16, quad=True).startswith("gpus=5: more than a batch has")
+    assert RetrainConfig(gpus=4, batch_size=16, quad=True).gpus == 4
+    assert refusal(gpus=2, cache_images=True).startswith("gpus and cache_images")
 
 
 def test_all_problems_are_told_at_once():
@@ -312,6 +320,12 @@ def test_resuming_may_move_to_another_device_place_and_worker_count():
     )
     merged = merge_resumed(RetrainConfig(run="r", epochs=7), asked)
     assert merged == replace(asked, run="r", epochs=7, resume="")
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_a_resumed_run_has_the_gpus_that_the_command_asks_for(gpus):
+    merged = merge_resumed(RetrainConfig(run="r", gpus=2), RetrainConfig(resume="r", gpus=gpus))
+    assert merged == RetrainConfig(run="r", gpus=gpus)
 
 
 def test_a_run_that_was_copied_elsewhere_goes_on_where_it_was_found():

@@ -4,9 +4,10 @@ from dataclasses import fields
 import pytest
 import torch
 
+from tasks.device import pick_device
 from tasks.records import RunInfo
 from tasks.settings import RetrainConfig
-from tasks.train import pick_device, train_config
+from tasks.train import train_config
 from yolov5_core.config import ConfigError, TrainConfig
 
 

@@ -281,8 +281,8 @@ def test_autobalance_moves_the_balance_in_training_alone(tiny_data: Data):
 def test_pictures_of_weak_classes_are_drawn_more_often(tiny_data: Data):
     trainer = tiny_trainer(*tiny_data, image_weights=True)
     strong = 0
-    trainer._class_maps = np.full(len(NAMES), 1.0)  # as after an evaluation
-    trainer._class_maps[strong + 1 :] = 0.1
+    trainer.class_maps = np.full(len(NAMES), 1.0)  # as after an evaluation
+    trainer.class_maps[strong + 1 :] = 0.1
     records = tiny_data[0]
     drawn = [records[k.record].labels[:, 0] for batch in trainer.plan() for k in batch]
     assert all((classes != strong).any() for classes in drawn)  # never one without a weak class

@@ -181,7 +181,7 @@ def test_parts_hold_every_target_once_with_its_own_picture():
     targets = torch.tensor([[0, 7, 0, 0, 0, 0], [4, 8, 0, 0, 0, 0], [2, 9, 0, 0, 0, 0.0]])
     found = [
         (float(own_images[int(target[0])]), float(target[1]))
-        for own_images, own_targets in parts(images, targets, 2)
+        for own_images, own_targets in parts(images, targets, [3, 2])
         for target in own_targets
     ]
     assert sorted(found) == [(0.0, 7.0), (2.0, 9.0), (4.0, 8.0)]

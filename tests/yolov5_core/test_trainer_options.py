@@ -166,7 +166,7 @@ MAPS = np.array([0.9, 0.1, 0.5, 0.0])  # AP50-95 of each class
 
 def test_a_picture_weighs_its_labels_by_rarity_and_by_what_is_left_to_learn(tiny_data: Data):
     trainer = tiny_trainer(*tiny_data, image_weights=True)
-    trainer._class_maps = MAPS  # as after an evaluation
+    trainer.class_maps = MAPS  # as after an evaluation
     labels = [int(row[0]) for record in tiny_data[0] for row in record.labels]
     expected = [
         sum((1 - MAPS[int(row[0])]) ** 2 / labels.count(int(row[0])) for row in record.labels)
@@ -178,16 +178,16 @@ def test_a_picture_weighs_its_labels_by_rarity_and_by_what_is_left_to_learn(tiny
 
 def test_an_evaluation_tells_which_classes_are_weak(tiny_data: Data):
     trainer = tiny_trainer(*tiny_data, image_weights=True)
-    trainer._class_maps = MAPS
+    trainer.class_maps = MAPS
     found = trainer.evaluate()
-    assert trainer._class_maps.tolist() == found.metrics.maps(len(NAMES)).tolist()
-    assert trainer._class_maps.tolist() != MAPS.tolist()
+    assert trainer.class_maps.tolist() == found.metrics.maps(len(NAMES)).tolist()
+    assert trainer.class_maps.tolist() != MAPS.tolist()
 
 
 def test_a_resumed_run_still_knows_the_weak_classes(tiny_data: Data, tmp_path: Path):
     trainer = tiny_trainer(*tiny_data, image_weights=True)
     unknowing = list(trainer.plan())
-    trainer._class_maps = MAPS
+    trainer.class_maps = MAPS
     resumed = continued(trainer, tmp_path / "x.pt", tiny_data, image_weights=True)
     assert list(resumed.plan()) == list(trainer.plan()) != unknowing
 
