@@ -16,6 +16,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
+from flows.temporary_api import start_temporary_api
 from tasks.errors import FAILURE, USAGE, TerminatedError, exit_code
 from tasks.records import STAGES, RunSummary
 from tasks.settings import LATEST, RetrainConfig
@@ -258,9 +259,14 @@ def _run(command: Command) -> str:
     }.items():
         os.environ.setdefault(key, value)  # read when prefect is imported
     # They take seconds to import, and --help must not wait for it.
+    api = start_temporary_api()
     from flows.retrain import retrain  # noqa: PLC0415
-    from flows.stages import STAGE_FLOWS, write_report  # noqa: PLC0415
+    from flows.stages import STAGE_FLOWS, load, write_report  # noqa: PLC0415
 
+    if command.config.run_on == "here":
+        load(command.only)
+    if api:
+        api.wait()
     if not command.debug:
         for handler in logging.getLogger().handlers:
             handler.addFilter(_OneLine(handler))

@@ -123,7 +123,7 @@ NEVER_IN_THE_CORE = ("prefect", "fsspec", "gcsfs", "google")
 # A new option is a visible difference here.
 RETRAIN_FIELDS = """
     data single_cls cache_images rect image_weights max_rejected max_leakage max_drift name
-    bucket promote min_gain max_class_loss store run run_on resume device workers seed nosave
+    bucket promote min_gain max_class_loss store run run_on dask resume device workers seed nosave
     save_period checkpoint_minutes max_hours deadline notest test_time_augmentation cfg weights
     freeze noautoanchor epochs patience batch_size image_size multi_scale quad hyp optimizer
     lr_curve iou autobalance
