@@ -67,6 +67,8 @@ BENCH_DATA ?=
 BENCH_PICTURES ?= 100000
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prepare --pictures $(BENCH_PICTURES)
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.scale
 ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"

@@ -123,7 +123,7 @@ def train_epoch(run: TrainingRun) -> EpochReport | None:
 
 def _between_steps(run: TrainingRun) -> None:
     if run.first_look is not None:  # while workers make the next batches; before, it would delay
-        log.debug("first step done")
+        log.info("first step done; drawing what the model sees")
         first_look, run.first_look = run.first_look, None
         first_look()
     period = run.info.config.checkpoint_minutes * 60
