@@ -51,6 +51,8 @@ examples:
       and --no-FLAG takes back a switch that it sets
   yolov5-retrain --data pictures/data.yaml --weights yolov5s.pt --cfg s --freeze 10
       fine-tunes a public checkpoint, its first 10 layers kept
+  yolov5-retrain --data gs://pictures/data.yaml --dask tcp://scheduler:8786
+      has the pictures checked by the workers of a Dask cluster
   yolov5-retrain --resume
       continues the newest interrupted run where it stopped
   yolov5-retrain --only upload --run 20260101-020000_street
@@ -258,12 +260,14 @@ def _run(command: Command) -> str:
         "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",  # we log a line an epoch
     }.items():
         os.environ.setdefault(key, value)  # read when prefect is imported
+    # A run that goes on may turn out to be one in containers, which need a server that stays.
+    alone = command.config.run_on == "here" and not command.config.resume
+    api = start_temporary_api() if alone else None
     # They take seconds to import, and --help must not wait for it.
-    api = start_temporary_api()
     from flows.retrain import retrain  # noqa: PLC0415
     from flows.stages import STAGE_FLOWS, load, write_report  # noqa: PLC0415
 
-    if command.config.run_on == "here":
+    if alone:
         load(command.only)
     if api:
         api.wait()

@@ -96,3 +96,18 @@ def test_the_command_runs_on_the_server_it_starts_and_takes_it_away(tmp_path: Pa
     assert "Beginning flow run" in said
     assert "temporary server" not in said  # Prefect started none of its own
     assert "View at" not in said
+
+
+def test_containers_are_still_refused_without_a_server_that_stays(tmp_path: Path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    environment |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    code = (
+        "import os, flows.cli as c, flows.retrain as r; r.retrain = lambda _: 1 / 0; "
+        "c._complain = print; c.main(['--run-on', 'docker']); "
+        "print(os.environ.get('PREFECT_API_URL'))"
+    )
+    done = subprocess.run(  # noqa: S603  our own command
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["division by zero", "None"]
