@@ -27,10 +27,13 @@ _VARIABLES = (
     *("PREFECT_SERVER_EPHEMERAL_ENABLED", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"),
     *("PREFECT_TEST_MODE", "PREFECT_UNIT_TEST_MODE"),
 )
-_OF_A_TEMPORARY_SERVER = {  # as Prefect 3.8.8 starts its own
+_OF_A_TEMPORARY_SERVER = {  # the first three as Prefect 3.8.8 starts its own
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
+    # Blocks are never used here, and to look for them costs the import of every Prefect package
+    # that is installed, the one for Kubernetes among them.
+    "PREFECT_SERVER_API_BLOCKS_REGISTER_ON_START": "false",
 }
 
 

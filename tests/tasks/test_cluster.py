@@ -27,7 +27,11 @@ PICTURES = 24
 def cluster() -> Iterator[Any]:
     """Two worker processes; a worker that dies is replaced by its nanny."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=50,
     ) as made:
         yield made
 
@@ -128,3 +132,43 @@ def test_without_the_package_it_is_said_how_to_install_it(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"pip install 'yolov5-retrain\[dask\]'"):
         pack(in_memory(), str(data), lambda *_: None, "tcp://127.0.0.1:9")
+
+
+def test_a_scheduler_that_goes_away_in_the_middle_is_worth_another_try(data):
+    store = in_memory()
+    with distributed.LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=50,
+    ) as short:
+
+        def end(done: int, _total: int) -> None:
+            if done == 2:
+                short.close()
+
+        with pytest.raises(TransientError, match="the scheduler was lost") as caught:
+            pack(store, str(data), end, short.scheduler_address)
+    assert exit_code(caught.value) == 75
+    assert store.keys("") == []
+
+
+class Deadly(LocalFiles):
+    """Kills the worker that reads one picture, as the kernel does when memory runs out."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+
+    def read_many(self, paths: Sequence[str], most: int = 10**9) -> list[bytes | OSError]:
+        if os.getpid() != self.process and any("train/21.jpg" in path for path in paths):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read_many(paths, most)
+
+
+def test_a_piece_that_kills_its_workers_ends_the_run_with_a_sentence(cluster, data, monkeypatch):
+    monkeypatch.setattr(tasks.packing, "open_files", lambda _: Deadly())
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(TransientError, match="died again and again over one piece") as caught:
+        pack(in_memory(), str(data), lambda *_: None, cluster.scheduler_address)
+    assert exit_code(caught.value) == 75
