@@ -33,7 +33,8 @@ _OF_A_TEMPORARY_SERVER = {  # the first three as Prefect 3.8.8 starts its own
     "PREFECT__SERVER_FINAL": "1",
     # Blocks are never used here, and to look for them costs the import of every Prefect package
     # that is installed, the one for Kubernetes among them.
-    "PREFECT_SERVER_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
 }
 
 
