@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,13 @@ def test_a_server_that_ends_at_once_is_told_and_worth_another_try(monkeypatch):
         api.wait()
     assert exit_code(caught.value) == 75
     api.stop()
+
+
+def test_a_port_that_is_taken_is_left_out():
+    first = temporary_api._free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        assert temporary_api._free_port() != first
 
 
 @pytest.mark.slow
