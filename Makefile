@@ -80,6 +80,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.scale
 ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"

@@ -114,11 +114,11 @@ def _private_mb(pid: int) -> float:
 def measure(folder: Path, pictures: int, changed: float) -> dict[str, object]:
     """Draws, prepares, changes, prepares again."""
     data, store = draw(folder, pictures), folder / "store"
-    first = _night(data, store)
+    first = prepared_night(data, store)
     numbers = np.random.default_rng(1).choice(pictures, round(changed * pictures), replace=False)
     for number in numbers.tolist():
         _draw_one(folder, number, 1)
-    second = _night(data, store)
+    second = prepared_night(data, store)
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}",
         "pictures": pictures,
@@ -133,7 +133,8 @@ def measure(folder: Path, pictures: int, changed: float) -> dict[str, object]:
     }
 
 
-def _night(data: Path, store: Path) -> dict[str, float]:
+def prepared_night(data: Path, store: Path) -> dict[str, float]:
+    """The figures of one preparation, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.prepare"]
     command += ["--night", str(data), "--store", str(store)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  our own

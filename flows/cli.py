@@ -16,6 +16,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
+from flows.temporary_api import start_temporary_api
 from tasks.errors import FAILURE, USAGE, TerminatedError, exit_code
 from tasks.place import launched
 from tasks.records import STAGES, RunSummary
@@ -54,6 +55,8 @@ examples:
       and --no-FLAG takes back a switch that it sets
   yolov5-retrain --data pictures/data.yaml --weights yolov5s.pt --cfg s --freeze 10
       fine-tunes a public checkpoint, its first 10 layers kept
+  yolov5-retrain --data gs://pictures/data.yaml --dask tcp://scheduler:8786
+      has the pictures checked by the workers of a Dask cluster
   yolov5-retrain --resume
       continues the newest interrupted run where it stopped
   yolov5-retrain --data pictures/data.yaml --gpus 4 --batch-size 256
@@ -331,10 +334,17 @@ def _run(command: Command) -> str:
 
 def _lead(command: Command) -> str:
     ready_prefect()
+    # A run that goes on may turn out to be one in containers, which need a server that stays.
+    alone = command.config.run_on == "here" and not command.config.resume
+    api = start_temporary_api() if alone else None
     # They take seconds to import, and --help must not wait for it.
     from flows.retrain import retrain  # noqa: PLC0415
-    from flows.stages import STAGE_FLOWS, write_report  # noqa: PLC0415
+    from flows.stages import STAGE_FLOWS, load, write_report  # noqa: PLC0415
 
+    if alone:
+        load(command.only)
+    if api:
+        api.wait()
     if not command.debug:
         shorten_errors()
     config, only = command.config, command.only

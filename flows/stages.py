@@ -7,6 +7,7 @@ left in their records. By hand: `yolov5-retrain --only plot --run RUN`.
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 from prefect import flow
@@ -90,6 +91,19 @@ STAGE_FLOWS: dict[str, Callable[[str, str], Any]] = {
     "promote": promote,
     "plot": plot,
 }
+
+
+def load(only: str) -> None:
+    """Imports what the first stages need: as well while Prefect's server starts as later.
+
+    Args:
+        only: The one stage to be run, "" for all of them.
+    """
+    if only in ("", "prepare"):
+        import_module("tasks.prepare")
+    if only in ("", "train"):
+        import_module("tasks.train")
+        import_module("torch._dynamo")  # a second; building any optimizer imports it
 
 
 def write_report(store: str, run: str) -> str:

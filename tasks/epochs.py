@@ -6,7 +6,7 @@ The model stays in memory across the tasks.
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,6 +55,7 @@ class TrainingRun:
     stop: Termination
     limit: TimeLimit
     trained_s: float  # seconds of training in earlier attempts
+    first_look: Callable[[], None] | None = None  # draws what the model sees, after its first step
     started: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)  # when the state was, last
     longest_s: float = 0.0  # longest epoch of this attempt
@@ -125,6 +126,10 @@ def train_epoch(run: TrainingRun) -> EpochReport | None:
 
 
 def _between_steps(run: TrainingRun) -> None:
+    if run.first_look is not None:  # while workers make the next batches; before, it would delay
+        log.info("first step done; drawing what the model sees")
+        first_look, run.first_look = run.first_look, None
+        first_look()
     period = run.info.config.checkpoint_minutes * 60
     if run.stop.asked:
         save_state(run)

@@ -13,14 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from tasks.cluster import on_cluster
 from tasks.datasets import Manifest, manifest_doc, manifest_key, open_index, whole_manifest
 from tasks.errors import DamagedObjectError, TransientError
 from tasks.known import Known, key_of, load_known, save_known, stamps_of
@@ -75,18 +77,21 @@ class _Old:
     shards: tuple[Artifact, ...]
 
 
-def pack(store: Store, data: str, progress: Progress) -> Packed:
+def pack(store: Store, data: str, progress: Progress, dask: str = "") -> Packed:
     """Prepares a data set; the source is only read, and only where it changed.
 
     Args:
         store: Gets `datasets/<digest>/`.
         data: A data.yaml or folder, local or a URL.
         progress: Called with pictures done and to do.
+        dask: Address of a scheduler whose workers check the pictures, if there are many; "": the
+            processors of this machine do.
 
     Raises:
         DataError: Nothing usable there.
+        ConfigError: The workers of the cluster cannot check this data, see tasks.cluster.
         StoreError: Store or source failed.
-        TransientError: A worker process died.
+        TransientError: A worker process died, or there is no cluster.
     """
     source, files = whole_path(data), open_files(data)
     old = _load_old(store, source)
@@ -108,7 +113,8 @@ def pack(store: Store, data: str, progress: Progress) -> Packed:
     )
     with _staging(store) as folder:
         writer = ShardWriter(folder)
-        fresh, used, fresh_faults = _check_all(sources, files, todo, writer, progress)
+        elsewhere = partial(on_cluster, dask) if dask else _in_processes
+        fresh, used, fresh_faults = _check_all(sources, files, todo, writer, (elsewhere, progress))
         origin = np.full(len(before), -1)
         origin[used] = np.arange(len(used))
         index, kept = _compose(old, before, origin, fresh)
@@ -214,9 +220,14 @@ def _compose(
 
 
 def _check_all(
-    sources: Sources, files: Files, todo: np.ndarray, writer: ShardWriter, progress: Progress
+    sources: Sources,
+    files: Files,
+    todo: np.ndarray,
+    writer: ShardWriter,
+    by: tuple[Callable[[Sequence[Piece]], Iterator[CheckedPiece]], Progress],
 ) -> tuple[Index, np.ndarray, list[tuple[int, Fault]]]:
     """Checks and packs chosen items: index of the good ones, their numbers, and all faults."""
+    elsewhere, progress = by
     items = [sources.items[number] for number in todo.tolist()]
     bounds = make_pieces(items, piece_bytes=_PIECE_BYTES, piece_items=_PIECE_PICTURES)
     pieces = [
@@ -232,17 +243,17 @@ def _check_all(
     ]
     indices, used, faults = [build_index([])], [np.zeros(0, np.int64)], []
     started = said = time.monotonic()
-    checked = _in_processes(pieces) if len(items) > _WORTH_PROCESSES else map(check_piece, pieces)
-    for (first, last), piece in zip(bounds, checked, strict=True):
-        indices.append(writer.add(piece))
-        used.append(piece.used + first)
-        faults += [(int(todo[first + number]), fault) for number, fault in piece.faults]
-        progress(last, len(items))
-        if time.monotonic() - said > 30:
-            said = time.monotonic()
-            rate = last / (said - started)
-            log.info("%d of %d pictures checked, %.0f a second", last, len(items), rate)
-    writer.close()
+    checked = elsewhere(pieces) if len(items) > _WORTH_PROCESSES else map(check_piece, pieces)
+    with closing(writer):
+        for (first, last), piece in zip(bounds, checked, strict=True):
+            indices.append(writer.add(piece))
+            used.append(piece.used + first)
+            faults += [(int(todo[first + number]), fault) for number, fault in piece.faults]
+            progress(last, len(items))
+            if time.monotonic() - said > 30:
+                said = time.monotonic()
+                rate = last / (said - started)
+                log.info("%d of %d pictures checked, %.0f a second", last, len(items), rate)
     return concatenate(indices), todo[np.concatenate(used)], faults
 
 

@@ -98,7 +98,7 @@ def prepare_stage(
                 bar(done, total)
                 progress(done, total)
 
-            packed = pack(store, data, advance)
+            packed = pack(store, data, advance, config.dask)
         return asdict(_report(context, data, packed, gates))
 
     inputs: dict[str, Any] = {"data": config.data, "gates": gates}

@@ -34,6 +34,7 @@ _VARIANT = re.compile(r"(yolov5)?[nsmlx]6?(\.yaml)?")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/*)(?P<rest>.*)")
 _GS_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _MLFLOW = re.compile(r"https?://[^/\s].*|sqlite:///[^\s?]+")
+_SCHEDULER = re.compile(r"(tcp|tls|ws|wss)://[^\s/@]+:[0-9]{1,5}")
 _DEVICE = re.compile(r"|cpu|[0-9]+")
 
 
@@ -116,6 +117,12 @@ class RetrainConfig:
         "here",
         "where stages run: in this process, or each in a container of its own; never changes the "
         "result on CPUs",
+        group="run",
+    )
+    dask: str = setting(
+        "",
+        "address of a Dask scheduler whose workers check the pictures, as in tcp://HOST:8786; "
+        "empty: this machine does; never changes the result",
         group="run",
     )
     resume: str = setting("", f"id of an interrupted run to continue, or {LATEST!r}", group="run")
@@ -280,6 +287,8 @@ def _wrong_values(config: RetrainConfig) -> Iterator[str]:
         yield f"data={config.data!r}: give a data.yaml, or {SAMPLE!r}"
     if not _DEVICE.fullmatch(config.device):
         yield f"device={config.device!r}: must be empty, 'cpu' or the number of one GPU, as in '0'"
+    if config.dask and not _SCHEDULER.fullmatch(config.dask):
+        yield f"dask={config.dask!r}: must be the address of a scheduler, as in tcp://HOST:8786"
     if config.deadline and not _is_time(config.deadline):
         yield f"deadline={config.deadline!r}: write a time, as in '06:30' or '2026-01-31T06:30'"
     if config.cfg and not (_VARIANT.fullmatch(config.cfg) or _is_yaml(config.cfg)):

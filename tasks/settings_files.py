@@ -85,7 +85,7 @@ def config_to_mapping(config: RetrainConfig) -> dict[str, Any]:
 
 # None of them touches the numbers of an epoch: patience only says how many there are.
 _MAY_CHANGE = (
-    *("run_on", "device", "workers", "cache_images", "bucket", "patience"),
+    *("run_on", "dask", "device", "workers", "cache_images", "bucket", "patience"),
     *("max_rejected", "max_leakage", "max_drift", "promote", "min_gain", "max_class_loss"),
     *("checkpoint_minutes", "max_hours", "deadline", "mlflow"),
 )

@@ -8,8 +8,9 @@ that stopped early is over for every later attempt too.
 import gc
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +44,6 @@ from yolov5_core.boxes import denormalise
 from yolov5_core.config import ConfigError, TrainConfig, load_hyperparameters
 from yolov5_core.dataset import Record
 from yolov5_core.model import Detector
-from yolov5_core.pictures import Boxes, draw_batch
-from yolov5_core.plots import plot_labels
 from yolov5_core.results import format_row
 from yolov5_core.start import fit_anchors
 from yolov5_core.step_policy import StepPolicy
@@ -261,13 +260,14 @@ def _begin(
     pointer = checkpoints.resume(context.store, context.run, context.lease.attempt)
     parent: Mapping[str, Any]
     trained_s = 0.0
+    first_look: Callable[[], None] | None = None
     if pointer is None:
         model, parent = _first_model(context, info, splits["train"], len(names))
         if config.auto_batch:
             training = with_batch_size(training, model, device, len(splits["train"]))
         trainer = Trainer(training, model, splits["train"], splits["val"], device)
         if not info.evolution:
-            _draw_inputs(context, trainer, splits["train"], names)
+            first_look = partial(_draw_inputs, context, trainer, splits["train"], names)
     else:  # all it takes is in the checkpoint: the parent weights may be gone
         state = checkpoint.load(context.fetch(pointer.last))
         model, parent = checkpoint.build_detector(state, pointer.last.key), state["lineage"]
@@ -312,6 +312,7 @@ def _begin(
         stop=stop,
         limit=time_limit(config.max_hours, trained_s, config.deadline, info.ends),
         trained_s=trained_s,
+        first_look=first_look,
     )
 
 
@@ -351,6 +352,9 @@ def _draw_inputs(
     context: StageContext, trainer: Trainer, records: Sequence[Record], names: tuple[str, ...]
 ) -> None:
     """labels.png and the first training batches, as the model will see them."""
+    from yolov5_core.pictures import Boxes, draw_batch  # noqa: PLC0415  the first step comes first
+    from yolov5_core.plots import plot_labels  # noqa: PLC0415  as above
+
     folder = context.scratch / "plots"
     files = [plot_labels(np.concatenate([r.labels for r in records]), names, folder / "labels.png")]
     for number, keys in enumerate(trainer.plan()[:_PLOTTED_BATCHES]):

@@ -133,10 +133,10 @@ NEVER_IN_THE_CORE = ("prefect", "fsspec", "gcsfs", "google")
 # A new option is a visible difference here.
 RETRAIN_FIELDS = """
     data single_cls cache_images rect image_weights max_rejected max_leakage max_drift name
-    bucket promote min_gain max_class_loss mlflow store run run_on resume device gpus workers
-    seed nosave save_period checkpoint_minutes max_hours deadline notest test_time_augmentation
-    cfg weights freeze noautoanchor epochs patience batch_size auto_batch image_size multi_scale
-    quad hyp optimizer lr_curve iou autobalance
+    bucket promote min_gain max_class_loss mlflow store run run_on dask resume device gpus
+    workers seed nosave save_period checkpoint_minutes max_hours deadline notest
+    test_time_augmentation cfg weights freeze noautoanchor epochs patience batch_size auto_batch
+    image_size multi_scale quad hyp optimizer lr_curve iou autobalance
 """
 HYPERPARAMETER_FIELDS = """
     lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw obj

@@ -247,6 +247,11 @@ class Records(Sequence[Record]):
     def __len__(self) -> int:
         return self._last - self._first
 
+    def shapes_wh(self) -> np.ndarray:
+        """(n, 2) int64 width and height of every picture, pixels; no record is made."""
+        images = self._index.images[self._first : self._last]
+        return np.stack((images["width"], images["height"]), axis=1).astype(np.int64)
+
     def __getitem__(self, number: int) -> Record:  # type: ignore[override]  # no slices needed
         if not -len(self) <= number < len(self):
             raise IndexError(number)

@@ -22,6 +22,7 @@ from yolov5_core.allocator import give_back_memory
 from yolov5_core.boxes import RectBatches, rectangular_batches
 from yolov5_core.dataset import DataError
 from yolov5_core.distributed import ALONE, Group
+from yolov5_core.index import Records
 from yolov5_core.randomness import generator
 from yolov5_core.samples import (
     ImageReader,
@@ -245,6 +246,8 @@ def _repeats(order: np.ndarray) -> np.ndarray:
 
 
 def _shapes_wh(reader: ImageReader) -> np.ndarray:
+    if isinstance(reader.records, Records):
+        return reader.records.shapes_wh()
     shapes = np.empty((len(reader.records), 2), np.int64)
     for i, record in enumerate(reader.records):
         shapes[i] = record.width, record.height

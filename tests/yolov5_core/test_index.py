@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,11 @@ def test_a_single_class_leaves_the_index_as_it_is() -> None:
     assert record.labels[:, 0].tolist() == [0, 0, 0]
     assert record.crowd[:, 0].tolist() == [0]
     assert index.truth(0).labels[:, 0].tolist() == [0, 1, 2]
+
+
+def test_the_shapes_of_a_split_are_those_of_its_records():
+    wide = replace(entry("b", split=1), size_wh=(1920, 1080))
+    index = build_index([entry("a"), wide, entry("c", split=1)])
+    records = Records(index, "val", [Path("shard")])
+    assert records.shapes_wh().tolist() == [[1920, 1080], [640, 480]]
+    assert records.shapes_wh().tolist() == [[r.width, r.height] for r in records]
