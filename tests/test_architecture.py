@@ -72,6 +72,7 @@ CORE = (
     "optimizer",
     "ema",
     "loader",
+    "matching",
     "metrics",
     "evaluation",
     "bootstrap",
