@@ -75,6 +75,7 @@ CORE = (
     "optimizer",
     "ema",
     "loader",
+    "matching",
     "metrics",
     "evaluation",
     "bootstrap",

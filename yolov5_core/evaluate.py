@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from yolov5_core.boxes import denormalise, unletterbox
-from yolov5_core.evaluation import Evaluation, ImageDetections, detection_metrics
+from yolov5_core.evaluation import Evaluation, ImageDetections, detection_metrics, stacked
 from yolov5_core.loader import ValidationBatch
 from yolov5_core.loss import DetectionLoss
 from yolov5_core.metrics import ConfusionMatrix
@@ -90,7 +90,6 @@ def _evaluate(
     progress: Callable[[int], None],
 ) -> Evaluation:
     total = torch.zeros(3, device=device)
-    confusion = ConfusionMatrix(num_classes)
     images: list[ImageDetections] = []
     count = 0
     for batch in batches:
@@ -99,12 +98,12 @@ def _evaluate(
         canvas_hw = (batch.images.shape[2], batch.images.shape[3])
         found = non_max_suppression(decoded, EVALUATION_NMS)
         for sample, detections in zip(batch.samples, found, strict=True):
-            image = _in_native_space(sample, detections.cpu().numpy(), canvas_hw)
-            confusion.add(image.detections, image.labels, image.crowd)
-            images.append(image)
+            images.append(_in_native_space(sample, detections.cpu().numpy(), canvas_hw))
         count += 1
         progress(len(batch.samples))
     box, obj, cls = (total / max(count, 1)).tolist()
+    confusion = ConfusionMatrix(num_classes)
+    confusion.add_all(*stacked(images))
     return Evaluation(
         metrics=detection_metrics(images),
         losses=(box, obj, cls),

@@ -8,12 +8,13 @@ import numpy as np
 
 from yolov5_core.dataset import NO_BOXES
 from yolov5_core.limits import MAX_ARRAYS_BYTES
+from yolov5_core.matching import Stack, stack
 from yolov5_core.metrics import (
     IOU_THRESHOLDS,
     DetectionMetrics,
     average_precision_per_class,
-    crowd_cover,
-    found_labels,
+    best_labels,
+    crowd_covers,
 )
 from yolov5_core.zips import ZIP_FAULTS, open_zip
 
@@ -56,32 +57,41 @@ class Evaluation:
 class Matches:
     """All detections of a set next to what they find; rows in the order of the images."""
 
-    label_of: np.ndarray  # (N, 10) int64 row of labels by IOU_THRESHOLDS, -1 for none
+    best_label: np.ndarray  # (N,) int64 row of labels that each overlaps most, -1 for none
+    correct: np.ndarray  # (N, 10) bool by IOU_THRESHOLDS: finds that label
     in_crowd: np.ndarray  # (N, 10) bool: finds no label and lies in a crowd region of its class
     detections: np.ndarray  # (N, 6) float32 xyxy, score, class
     labels: np.ndarray  # (M, 5) float32 class, xyxy
 
     @property
-    def correct(self) -> np.ndarray:
-        """(N, 10) bool."""
-        return self.label_of >= 0
+    def label_of(self) -> np.ndarray:
+        """(N, 10) int64 row of the label found, -1 for none."""
+        return np.where(self.correct, self.best_label[:, None], -1)
 
 
 def match_images(images: Sequence[ImageDetections]) -> Matches:
-    """Matches detections and labels image by image."""
-    label_of, in_crowd, rows = [], [], 0
-    for image in images:
-        own = found_labels(image.detections, image.labels)
-        cover = crowd_cover(image.detections, image.crowd)[:, None]
-        in_crowd.append((own < 0) & (cover >= IOU_THRESHOLDS))
-        label_of.append(np.where(own >= 0, own + rows, -1))
-        rows += len(image.labels)
-    none = np.zeros((0, len(IOU_THRESHOLDS)))
+    """Matches detections and labels of each image, all images at once."""
+    detections, labels, crowd = stacked(images)
+    best, correct = best_labels(detections, labels)
+    in_crowd = np.zeros_like(correct)
+    if len(crowd.rows):
+        in_crowd |= crowd_covers(detections, crowd)[:, None] >= IOU_THRESHOLDS
+        in_crowd &= ~correct
     return Matches(
-        label_of=np.concatenate([none.astype(np.int64), *label_of]),
-        in_crowd=np.concatenate([none.astype(bool), *in_crowd]),
-        detections=np.concatenate([np.zeros((0, 6), np.float32), *(i.detections for i in images)]),
-        labels=np.concatenate([NO_BOXES, *(i.labels for i in images)]),
+        best_label=best,
+        correct=correct,
+        in_crowd=in_crowd,
+        detections=detections.rows,
+        labels=labels.rows,
+    )
+
+
+def stacked(images: Sequence[ImageDetections]) -> tuple[Stack, Stack, Stack]:
+    """Detections, labels and crowd regions of a set."""
+    return (
+        stack([image.detections for image in images], 6),
+        stack([image.labels for image in images], 5),
+        stack([image.crowd for image in images], 5),
     )
 
 

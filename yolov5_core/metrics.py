@@ -5,13 +5,13 @@ thresholds, 1000 points of a curve. Detections are rows xyxy, score, class; labe
 are rows class, xyxy; all in pixels of the same space (the native image).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from yolov5_core.boxes import covered_share, pairwise_iou
+from yolov5_core.matching import Stack, best_overlaps, claims, cover, groups_by_class, stack
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -19,6 +19,7 @@ BoolArray = npt.NDArray[np.bool_]
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).astype(np.float32)  # float32 as the boxes' IoU
 CURVE = np.linspace(0, 1, 1000)  # confidences, or recalls of pr_curve
 _SMOOTHING = 101  # points of the box filter over the mean F1: a tenth of CURVE to either side
+_GRID = np.linspace(0, 1, 101)  # recalls under which the area is taken
 _EPS = 1e-16
 
 
@@ -50,18 +51,22 @@ def found_labels(detections: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArra
 
     Source: spec E.3, v7.
     """
-    found = _rows(detections, 6)
-    truth = _rows(labels, 5)
-    label_of = np.full((len(found), len(IOU_THRESHOLDS)), -1, dtype=np.int64)
-    if not len(found) or not len(truth):
-        return label_of
-    iou = pairwise_iou(truth[:, 1:], found[:, :4]) * (truth[:, :1] == found[:, 5])  # (M, N)
-    best_label, best_iou = iou.argmax(0), iou.max(0)
-    for column, threshold in enumerate(IOU_THRESHOLDS):
-        claims = np.flatnonzero(best_iou >= threshold)
-        labels_claimed, first = np.unique(best_label[claims], return_index=True)
-        label_of[claims[first], column] = labels_claimed
-    return label_of
+    best, correct = best_labels(stack([detections], 6), stack([labels], 5))
+    return np.where(correct, best[:, None], -1)
+
+
+def best_labels(detections: Stack, labels: Stack) -> tuple[npt.NDArray[np.int64], BoolArray]:
+    """What found_labels tells, for many images at once.
+
+    Returns:
+        (N,) row of the label each overlaps most, -1 for none at any threshold, and (N, 10) whether
+        it finds it; columns as IOU_THRESHOLDS.
+    """
+    groups, label_groups = groups_by_class(detections, labels)
+    best, iou = best_overlaps(
+        detections.rows[:, :4], groups, labels.rows[:, 1:], label_groups, float(IOU_THRESHOLDS[0])
+    )
+    return best, claims(best, iou, IOU_THRESHOLDS)
 
 
 def crowd_cover(detections: npt.ArrayLike, crowd: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -80,12 +85,13 @@ def crowd_cover(detections: npt.ArrayLike, crowd: npt.ArrayLike) -> npt.NDArray[
 
     Source: pycocotools 2.0.11, which compares that share where it compares an IoU otherwise.
     """
-    found = _rows(detections, 6)
-    cover = np.zeros(len(found), np.float32)
-    for cls, *box in _rows(crowd, 5):
-        share = covered_share(np.array(box), found[:, :4])
-        cover = np.maximum(cover, share * (found[:, 5] == cls))
-    return cover
+    return crowd_covers(stack([detections], 6), stack([crowd], 5))
+
+
+def crowd_covers(detections: Stack, crowd: Stack) -> npt.NDArray[np.float32]:
+    """What crowd_cover tells, for many images at once."""
+    groups, crowd_groups = groups_by_class(detections, crowd)
+    return cover(detections.rows[:, :4], groups, crowd.rows[:, 1:], crowd_groups)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -174,34 +180,31 @@ def average_precision_per_class(
 
     Source: spec E.4, v7.
     """
-    scores = np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-scores, kind="stable")
-    correct, scores = np.asarray(correct, dtype=bool)[order], scores[order]
-    counted = np.ones_like(correct) if ignored is None else ~ignored[order]
-    predicted = np.asarray(predicted_classes)[order].astype(np.int64)
+    correct, scores = np.asarray(correct, dtype=bool), np.asarray(scores)
     targets = np.asarray(target_classes).astype(np.int64)
     classes, counts = np.unique(targets, return_counts=True)
+    if ignored is not None and not ignored.any():
+        ignored = None
 
     k = len(classes)
     ap = np.zeros((k, len(IOU_THRESHOLDS)))
     precision_curve, recall_curve, pr_curve = (np.zeros((k, len(CURVE))) for _ in range(3))
-    for row, (cls, count) in enumerate(zip(classes, counts, strict=True)):
-        mine = predicted == cls
-        if not correct.any() or not mine.any():
+    ranked = best_first(scores, predicted_classes, classes) if correct.any() else []
+    for row, mine in enumerate(ranked):
+        if not len(mine):
             continue
-        true_positives = correct[mine].cumsum(0)  # (n, 10) after each detection
-        shown = counted[mine].cumsum(0)
-        recall = true_positives / (count + _EPS)
-        # Before the first that counts nothing is wrong yet.
-        precision = np.where(shown > 0, true_positives / np.maximum(shown, 1), 1.0)
+        hits, falling = correct[mine], -scores[mine].astype(np.float64)
+        shown = _shown(mine, ignored)
+        recall, precision = _after_each(hits[:, 0], shown[:, 0], counts[row])
         # Interpolation wants ascending positions, so over falling confidence.
-        recall_curve[row] = np.interp(-CURVE, -scores[mine], recall[:, 0], left=0)
-        precision_curve[row] = np.interp(-CURVE, -scores[mine], precision[:, 0], left=1)
+        recall_curve[row] = np.interp(-CURVE, falling, recall, left=0)
+        precision_curve[row] = np.interp(-CURVE, falling, precision, left=1)
         for column in range(len(IOU_THRESHOLDS)):
-            points = _precision_envelope(recall[:, column], precision[:, column])
-            ap[row, column] = _area(*points)
+            hit, seen = np.flatnonzero(hits[:, column]), shown[:, column % shown.shape[1]]
+            envelope = _Envelope(seen[hit], seen[-1], counts[row])
+            ap[row, column] = np.trapezoid(envelope.at(_GRID), _GRID)
             if column == 0:
-                pr_curve[row] = np.interp(CURVE, *points)
+                pr_curve[row] = envelope.at(CURVE)
 
     f1_curve = 2 * precision_curve * recall_curve / (precision_curve + recall_curve + _EPS)
     best = _best_point(f1_curve)
@@ -222,6 +225,29 @@ def average_precision_per_class(
         f1_curve=f1_curve,
         pr_curve=pr_curve,
     )
+
+
+def best_first(
+    scores: npt.ArrayLike, predicted_classes: npt.ArrayLike, classes: npt.NDArray[np.int64]
+) -> Iterator[npt.NDArray[np.int64]]:
+    """The detections of each class by score; equal scores keep their order.
+
+    Args:
+        scores: (N,).
+        predicted_classes: (N,).
+        classes: (k,) ascending.
+
+    Yields:
+        (n,) rows, k times.
+    """
+    predicted = np.asarray(predicted_classes).astype(np.int64)
+    place = np.searchsorted(classes, predicted)
+    place[np.append(classes, -1)[place] != predicted] = len(classes)
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    # The smallest type, for short integers are sorted without comparing them.
+    order = order[np.argsort(place[order].astype(np.min_scalar_type(len(classes))), kind="stable")]
+    ends = np.bincount(place, minlength=len(classes) + 1).cumsum()
+    return (order[start:end] for start, end in zip([0, *ends[:-2]], ends[:-1], strict=True))
 
 
 class ConfusionMatrix:
@@ -250,25 +276,23 @@ class ConfusionMatrix:
             labels: (M, 5) class, xyxy.
             crowd: (K, 5) class, xyxy; a false detection that lies in one counts nowhere.
         """
-        found = _rows(detections, 6)
-        found = found[found[:, 4] > self.confidence]
-        truth = _rows(labels, 5)
-        predicted, true = found[:, 5].astype(np.int64), truth[:, 0].astype(np.int64)
-        background = len(self.matrix) - 1
-        label_of = np.full(len(found), -1)
-        label_taken = np.zeros(len(truth), dtype=bool)
-        if len(found) and len(truth):
-            iou = pairwise_iou(truth[:, 1:], found[:, :4])
-            best_label, best_iou = iou.argmax(0), iou.max(0)
-            for i in np.argsort(-best_iou, kind="stable"):
-                if best_iou[i] > self.iou and not label_taken[best_label[i]]:
-                    label_of[i] = best_label[i]
-                    label_taken[best_label[i]] = True
-        counts = (label_of >= 0) | (crowd_cover(found, crowd) <= self.iou)
-        # An unmatched detection's -1 picks the appended background.
-        columns = np.append(true, background)[label_of[counts]]
-        np.add.at(self.matrix, (predicted[counts], columns), 1)
-        np.add.at(self.matrix[background], true[~label_taken], 1)
+        self.add_all(stack([detections], 6), stack([labels], 5), stack([crowd], 5))
+
+    def add_all(self, detections: Stack, labels: Stack, crowd: Stack) -> None:
+        """Counts many images at once."""
+        found = detections.where(detections.rows[:, 4] > self.confidence)
+        best, iou = best_overlaps(
+            found.rows[:, :4], found.picture, labels.rows[:, 1:], labels.picture, self.iou
+        )
+        hits = np.flatnonzero((best >= 0) & (iou > self.iou))
+        hits = hits[np.lexsort((-iou[hits], best[hits]))]  # by label, the best fit first
+        hits = hits[np.diff(best[hits], prepend=-1) > 0]
+        true, background = labels.classes(0), len(self.matrix) - 1
+        columns, missed = np.full(len(best), background), np.ones(len(true), dtype=bool)
+        columns[hits], missed[best[hits]] = true[best[hits]], False
+        counts = (columns < background) | (crowd_covers(found, crowd) <= self.iou)
+        np.add.at(self.matrix, (found.classes(5)[counts], columns[counts]), 1)
+        np.add.at(self.matrix[background], true[missed], 1)
 
 
 def table_rows(metrics: DetectionMetrics, names: Sequence[str], images: int) -> list[str]:
@@ -292,26 +316,50 @@ def table_rows(metrics: DetectionMetrics, names: Sequence[str], images: int) -> 
     return rows
 
 
-def _rows(values: npt.ArrayLike, width: int) -> npt.NDArray[np.float32]:
-    # float32 throughout: an IoU of exactly a threshold then compares as in the public program.
-    return np.asarray(values, dtype=np.float32).reshape(-1, width)
-
-
 def _mean(values: FloatArray) -> float:
     return float(values.mean()) if values.size else 0.0
 
 
-def _precision_envelope(recall: FloatArray, precision: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Recall and precision with end points, precision made non-increasing."""
-    recall = np.concatenate([[0.0], recall, [1.0]])
-    precision = np.concatenate([[1.0], precision, [0.0]])
-    return recall, np.maximum.accumulate(precision[::-1])[::-1]
+def _shown(mine: npt.NDArray[np.int64], ignored: BoolArray | None) -> npt.NDArray[np.int64]:
+    """(n, 10) how many count up to each detection of a class; (n, 1) if none is ignored."""
+    if ignored is None:
+        return np.arange(1, len(mine) + 1)[:, None]
+    return (~ignored[mine]).cumsum(0)
 
 
-def _area(recall: FloatArray, precision: FloatArray) -> float:
-    """Trapezoid integral over 101 equally spaced recalls."""
-    grid = np.linspace(0, 1, 101)
-    return float(np.trapezoid(np.interp(grid, recall, precision), grid))
+def _after_each(
+    hits: BoolArray, shown: npt.NDArray[np.int64], labels: int
+) -> tuple[FloatArray, FloatArray]:
+    """Recall and precision after each detection of a class, (n,) each."""
+    true_positives = hits.cumsum()
+    # Before the first that counts nothing is wrong yet.
+    precision = np.where(shown > 0, true_positives / np.maximum(shown, 1), 1.0)
+    return true_positives / (labels + _EPS), precision
+
+
+class _Envelope:
+    """Precision over recall with end points, made non-increasing, and linear in between.
+
+    Only the correct detections are looked at. From one to the next the envelope is flat, as high as
+    the next one makes it: those between only lower the precision. Behind the last it falls, from
+    the precision after all detections to 0 at recall 1.
+    """
+
+    def __init__(self, shown: npt.NDArray[np.int64], all_shown: int, labels: int) -> None:
+        true_positives = np.arange(1, len(shown) + 1)
+        self._recall = true_positives / (labels + _EPS)
+        heights = np.maximum.accumulate((true_positives / shown)[::-1])[::-1]
+        self._heights = np.append(heights, 0.0)
+        self._reached = self._recall[-1] if len(shown) else 0.0
+        self._after_all = len(shown) / all_shown if all_shown else 1.0
+
+    def at(self, recalls: FloatArray) -> FloatArray:
+        """Precision at ascending recalls."""
+        place = np.searchsorted(self._recall, recalls, side="right")
+        heights = self._heights[place]
+        tail = np.searchsorted(recalls, self._reached)
+        heights[tail:] = np.interp(recalls[tail:], [self._reached, 1.0], [self._after_all, 0.0])
+        return heights
 
 
 def _best_point(f1_curve: FloatArray) -> int:
