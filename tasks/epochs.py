@@ -120,7 +120,7 @@ def train_epoch(run: TrainingRun) -> EpochReport | None:
         except _TimeUpError:
             return None
         except Exception:
-            if trainer.settled:
+            if trainer.settled and run.first_look is None:  # else the next attempt draws it
                 _save_if_possible(run)
             raise
 
@@ -128,8 +128,8 @@ def train_epoch(run: TrainingRun) -> EpochReport | None:
 def _between_steps(run: TrainingRun) -> None:
     if run.first_look is not None:  # while workers make the next batches; before, it would delay
         log.info("first step done; drawing what the model sees")
-        first_look, run.first_look = run.first_look, None
-        first_look()
+        run.first_look()
+        run.first_look = None
     period = run.info.config.checkpoint_minutes * 60
     if run.stop.asked:
         save_state(run)
