@@ -339,7 +339,7 @@ class ValidationBatches:
 
     def __init__(self, loader: DataLoader[ValidationBatch | DataError]) -> None:
         self._loader = loader
-        self._begun = False
+        self._begun = loader.num_workers == 0
 
     def __len__(self) -> int:
         """How many batches."""

@@ -286,6 +286,19 @@ def test_validation_sees_every_picture_once_each_time(tiny_data: Data, workers: 
     assert sorted(i for _, _, indices in first for i in indices) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("workers", "times"), [(0, 0), (1, 1)])
+def test_free_memory_is_given_back_once_before_workers_are_forked(
+    tiny_data: Data, workers: int, times: int, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[bool] = []
+    monkeypatch.setattr("yolov5_core.loader.give_back_memory", lambda: given.append(True))
+    reader = ImageReader(tiny_data[1], 64, augmenting=False)
+    batches = validation_loader(reader, batch_size=4, workers=workers, stride=32, pin=False)
+    for _ in range(2):
+        iter(batches)  # a worker would begin with the first batch
+    assert len(given) == times
+
+
 def test_a_validation_canvas_is_half_a_stride_larger_rounded_up(tiny_data: Data):
     reader = ImageReader(tiny_data[1], 64, augmenting=False)
     for batch in validation_loader(reader, batch_size=4, workers=0, stride=32, pin=False):
