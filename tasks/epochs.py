@@ -117,9 +117,11 @@ def train_epoch(run: TrainingRun) -> EpochReport | None:
             return trainer.train_epoch(advance)
         except _TimeUpError:
             return None
-        except Exception:
+        except Exception as error:
             if trainer.settled:
                 _save_if_possible(run)
+            elif lost := run.team.lost(error):
+                raise lost from error
             raise
 
 
