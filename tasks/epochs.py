@@ -119,9 +119,12 @@ def train_epoch(run: TrainingRun) -> EpochReport | None:
             return trainer.train_epoch(advance)
         except _TimeUpError:
             return None
-        except Exception:
-            if trainer.settled and run.first_look is None:  # else the next attempt draws it
-                _save_if_possible(run)
+        except Exception as error:
+            if trainer.settled:
+                if run.first_look is None:  # else the next attempt begins anew, and draws it
+                    _save_if_possible(run)
+            elif lost := run.team.lost(error):
+                raise lost from error
             raise
 
 

@@ -219,24 +219,18 @@ class _Changed(NamedTuple):
 
 
 def _changed(run: TrainingRun, error: Exception, groups_lost: int) -> _Changed | None:
-    """What another try in this process would change; None if there is none.
-
-    Raises:
-        RankLostError, RankRefusedError: Instead of an error that came of it.
-    """
+    """What another try in this process would change; None if there is none."""
     trainer, team = run.trainer, run.team
-    cause = (None if trainer.settled else team.lost(error)) or error
-    found = remedy(cause, trainer.policy, run.info.config.batch_size) if team.may_restart else None
-    if found is None and isinstance(cause, RankLostError) and team.may_restart:
+    if not team.may_restart:
+        return None
+    found = remedy(error, trainer.policy, run.info.config.batch_size)
+    if found is None and isinstance(error, RankLostError) and groups_lost < RESTARTS:
         groups_lost += 1
-        if groups_lost <= RESTARTS:
-            found = trainer.policy, f"a new group of {team.size} processes"
+        found = trainer.policy, f"a new group of {team.size} processes"
     if found is None:
-        if cause is not error:
-            raise cause from error
         return None
     policy, change = found
-    why = (str(cause).splitlines() or [type(cause).__name__])[0]
+    why = (str(error).splitlines() or [type(error).__name__])[0]
     log.warning("step %d failed: %s", trainer.step, why)
     log.warning("going on from the last saved state: %s", change)
     note = {"epoch": trainer.epoch, "step": trainer.step, "change": change, "why": why}
