@@ -99,7 +99,7 @@ def test_the_best_table_is_in_a_file_that_a_run_can_take(evolved: Evolved):
 
 
 @pytest.mark.slow
-def test_the_same_again_does_nothing_and_more_generations_go_on(evolved: Evolved):
+def test_the_same_again_or_fewer_generations_do_nothing(evolved: Evolved):
     before = outcomes(evolved.store)
     assert evolve(evolved.config, 2) == replace(evolved.summary, generations=NUMBER)
     assert outcomes(evolved.store) == before
