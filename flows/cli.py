@@ -26,6 +26,8 @@ REPORT = "report"  # what --only takes beside the stages
 # Commands beside the retraining itself: the first word, and the function that takes the others and
 # returns what to say. Its module is imported only when it is asked for.
 COMMANDS = {
+    "convert": "flows.convert:convert_command",
+    "export": "flows.export:export_command",
     "rollback": "flows.rollback:rollback_command",
 }
 _INTERRUPTED = 130  # what shells report for Ctrl-C

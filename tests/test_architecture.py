@@ -66,6 +66,12 @@ CORE = (
     "torch_archive",
     "checkpoint",
     "foreign",
+    "convert",
+    # models for other programs
+    "onnx_graph",
+    "export_formats",
+    "parity",
+    "export",
     # training and evaluation
     "start",
     "schedule",
@@ -115,6 +121,7 @@ CORE = (
 )
 WITH_TORCH = (
     *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
+    *("convert", "onnx_graph", "export_formats", "export"),
     *("optimizer", "ema", "loader", "evaluate", "loss_watch", "step_policy", "trainer"),
 )
 WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)

@@ -27,7 +27,7 @@ def ours(tmp_path):
 
 def start(**changes):
     defaults = {"cfg": "", "weights": None, "num_classes": 3, "hyp": Hyperparameters(), "seed": 0}
-    return first_model(**{**defaults, **changes})
+    return first_model(**{**defaults, **changes}).model
 
 
 def test_a_local_file_is_used_where_it_is(tmp_path):
