@@ -28,9 +28,9 @@ examples:
   yolov5-retrain export --weights yolov5s.pt --nms --pictures photos
       a public checkpoint, with suppression inside the ONNX file
 
-On up to 20 of the pictures the exported files are run (onnxruntime, OpenCV, torch) and compared with
-the checkpoint: boxes must agree to 0.001 pixels and scores to 0.0001. ONNX needs two packages more:
-pip install 'yolov5-retrain[export]'.
+On up to 20 of the pictures the exported files are run (onnxruntime, OpenCV, torch) and compared
+with the checkpoint: boxes must agree to 0.001 pixels and scores to 0.0001. ONNX needs two packages
+more: pip install 'yolov5-retrain[export]'.
 """
 
 
@@ -139,14 +139,15 @@ def _read_pictures(pictures: str) -> "list[np.ndarray]":
     from yolov5_core.data_yaml import list_images, whole_path  # noqa: PLC0415  as above
     from yolov5_core.dataset import DataError  # noqa: PLC0415
     from yolov5_core.decode import PictureError, verify  # noqa: PLC0415
-    from yolov5_core.files import LOCAL, read_file  # noqa: PLC0415
+    from yolov5_core.files import LocalFiles, read_file  # noqa: PLC0415
     from yolov5_core.limits import MAX_PICTURE_BYTES  # noqa: PLC0415
 
     found = list_images([whole_path(pictures)])
     images = []
-    for path in found[:: -(-len(found) // PICTURES)]:
+    count = min(len(found), PICTURES)
+    for path in (found[i * len(found) // count] for i in range(count)):
         try:
-            images.append(verify(read_file(LOCAL, path, MAX_PICTURE_BYTES))[0])
+            images.append(verify(read_file(LocalFiles(), path, MAX_PICTURE_BYTES))[0])
         except (OSError, PictureError) as error:
             raise DataError(f"{path}: {error}; take it away or name other pictures") from error
     return images

@@ -42,6 +42,7 @@ class Tally:
         self._file, self._program, self._batch = file, program, batch
         self._boxes = self._scores = 0.0
         self._pictures = 0
+        self._numbers = 0
         self._remark = ""
 
     def add(self, original: np.ndarray, exported: np.ndarray) -> None:
@@ -85,7 +86,7 @@ class Tally:
             pictures=self._pictures,
             boxes=self._boxes,
             scores=self._scores,
-            remark=self._remark,
+            remark=self._remark or ("" if self._numbers else "nothing was detected or compared"),
         )
 
     def _widen(
@@ -95,6 +96,7 @@ class Tally:
         scores: np.ndarray,
         other_scores: np.ndarray,
     ) -> None:
+        self._numbers += scores.size
         self._boxes = _larger(self._boxes, boxes, other_boxes)
         self._scores = _larger(self._scores, scores, other_scores)
 
