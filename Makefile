@@ -70,6 +70,7 @@ bench: $(VENV)/.dev
 ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"
+	$(BIN)/python -m benchmarks.export_parity --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.real_data --data "$(BENCH_DATA)"
 endif
 

@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 from yolov5_core.config import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from yolov5_core.export import Exported, Source
 
-PICTURES = 20  # compared, at most
 _EPILOG = """\
 examples:
   yolov5-retrain export --weights best_street.pt --pictures pictures/images/val
@@ -29,8 +26,8 @@ examples:
       a public checkpoint, with suppression inside the ONNX file
 
 On up to 20 of the pictures the exported files are run (onnxruntime, OpenCV, torch) and compared
-with the checkpoint: boxes must agree to 0.001 pixels and scores to 0.0001. ONNX needs two packages
-more: pip install 'yolov5-retrain[export]'.
+with the checkpoint: boxes must agree to 0.001 pixels (large ones as far as float32 goes) and scores
+to 0.0001. ONNX needs two packages more: pip install 'yolov5-retrain[export]'.
 """
 
 
@@ -52,16 +49,20 @@ def export_command(argv: Sequence[str]) -> str:
     given = _parser().parse_args(argv)
     # torch takes seconds to import, and --help must not wait for it
     from tasks.store import open_store  # noqa: PLC0415
-    from yolov5_core.export import ExportConfig, export  # noqa: PLC0415
+    from yolov5_core.data_yaml import list_images, whole_path  # noqa: PLC0415
+    from yolov5_core.export import ExportConfig, export, read_pictures  # noqa: PLC0415
     from yolov5_core.nms import NmsConfig  # noqa: PLC0415
     from yolov5_core.parity import require  # noqa: PLC0415
 
+    if not given.nms and (given.confidence is not None or given.iou is not None):
+        raise ConfigError("export: --confidence and --iou belong to --nms; add it")
     if given.nms and "onnx" not in given.format:
         raise ConfigError("export: --nms is for ONNX files; add --format onnx")
     nms = None
     if given.nms:
         try:
-            nms = NmsConfig(confidence=given.confidence, iou=given.iou)
+            told = {"confidence": given.confidence, "iou": given.iou}
+            nms = NmsConfig(**{name: value for name, value in told.items() if value is not None})
         except ValueError as error:
             raise ConfigError(f"export: {error}") from error
     bucket = open_store(given.bucket) if given.bucket else None
@@ -69,7 +70,7 @@ def export_command(argv: Sequence[str]) -> str:
         bucket.check_writable()
     formats = tuple(dict.fromkeys(given.format))
     config = ExportConfig(formats=formats, image_hw=(given.image_size,) * 2, nms=nms)
-    images = _read_pictures(given.pictures)
+    images = read_pictures(list_images([whole_path(given.pictures)]))
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
         done = export(_source(given.weights, Path(scratch)), config, images, given.out)
     require(done.checks)
@@ -107,8 +108,8 @@ def _parser() -> _Parser:
         help="side of the square input (default: 640 pixels)",
     )
     add("--nms", action="store_true", help="suppression inside the ONNX file")
-    add("--confidence", type=float, default=0.25, metavar="C", help="of --nms (default: 0.25)")
-    add("--iou", type=float, default=0.45, metavar="IOU", help="of --nms (default: 0.45)")
+    add("--confidence", type=float, metavar="C", help="of --nms (default: 0.25)")
+    add("--iou", type=float, metavar="IOU", help="of --nms (default: 0.45)")
     add(
         "--out", type=Path, default=Path(), metavar="DIR", help="folder to write to (default: here)"
     )
@@ -130,36 +131,13 @@ def _source(weights: str, scratch: Path) -> "Source":
     return Source(payload=payload, name=path.stem, sha256=sha256)
 
 
-def _read_pictures(pictures: str) -> "list[np.ndarray]":
-    """Up to PICTURES of them, spread over all.
-
-    Raises:
-        DataError: There is none, or one cannot be used.
-    """
-    from yolov5_core.data_yaml import list_images, whole_path  # noqa: PLC0415  as above
-    from yolov5_core.dataset import DataError  # noqa: PLC0415
-    from yolov5_core.decode import PictureError, verify  # noqa: PLC0415
-    from yolov5_core.files import LocalFiles, read_file  # noqa: PLC0415
-    from yolov5_core.limits import MAX_PICTURE_BYTES  # noqa: PLC0415
-
-    found = list_images([whole_path(pictures)])
-    images = []
-    count = min(len(found), PICTURES)
-    for path in (found[i * len(found) // count] for i in range(count)):
-        try:
-            images.append(verify(read_file(LocalFiles(), path, MAX_PICTURE_BYTES))[0])
-        except (OSError, PictureError) as error:
-            raise DataError(f"{path}: {error}; take it away or name other pictures") from error
-    return images
-
-
 def _told(done: "Exported", published: Sequence[str]) -> str:
     rows = [("written", str(path)) for path in (*done.models, *done.reports)]
     rows += [
         (
             "compared",
-            f"{c.file} in {c.program}: boxes {c.boxes:.2g} px, scores {c.scores:.2g} apart at most "
-            f"({c.pictures} pictures)",
+            f"{c.file} in {c.program}: boxes {c.boxes:.2g} px, those detected {c.detected:.2g} px, "
+            f"scores {c.scores:.2g} apart at most ({c.pictures} pictures)",
         )
         for c in done.checks
     ]

@@ -1,5 +1,6 @@
 """Detectors worth exporting: with statistics of real layers, and something to detect."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,10 @@ def write_pictures(folder: Path, count: int) -> Path:
     for number, image in enumerate(noise(count)):
         (folder / f"{number}.png").write_bytes(encode(image, ".png"))
     return folder
+
+
+def load_torchscript(path: Path, extra: dict[str, str] | None = None) -> Any:
+    """As its users do, without the advice of torch to use another format."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(str(path), _extra_files=extra)

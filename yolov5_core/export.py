@@ -1,5 +1,6 @@
 """A checkpoint to files that other programs run, and how they compare with it on real pictures."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -14,14 +15,19 @@ import torch
 from yolov5_core.augment import letterbox, to_rgb
 from yolov5_core.checkpoint import build_detector
 from yolov5_core.config import ConfigError
+from yolov5_core.dataset import DataError
+from yolov5_core.decode import PictureError, verify
 from yolov5_core.durable import part_of, settle
 from yolov5_core.export_formats import KINDS, ExportFacts, Format
+from yolov5_core.files import LocalFiles, read_file
+from yolov5_core.limits import MAX_PICTURE_BYTES
 from yolov5_core.model import Detector
 from yolov5_core.nms import NmsConfig, non_max_suppression
 from yolov5_core.parity import Check, Tally, markdown, report
 
 log = logging.getLogger(__name__)
 
+PICTURES = 20  # compared, at most
 _BATCH = 4  # pictures the original sees at once
 
 
@@ -52,6 +58,22 @@ class Exported:
     checks: tuple[Check, ...]
 
 
+def read_pictures(paths: Sequence[str]) -> list[np.ndarray]:
+    """Up to PICTURES of these, spread over all: (H, W, 3) uint8 BGR.
+
+    Raises:
+        DataError: One cannot be used.
+    """
+    count = min(len(paths), PICTURES)
+    images = []
+    for path in (paths[i * len(paths) // count] for i in range(count)):
+        try:
+            images.append(verify(read_file(LocalFiles(), path, MAX_PICTURE_BYTES))[0])
+        except (OSError, PictureError) as error:
+            raise DataError(f"{path}: {error}; take it away or name other pictures") from error
+    return images
+
+
 def export(
     source: Source, config: ExportConfig, images: Sequence[np.ndarray], folder: Path
 ) -> Exported:
@@ -73,7 +95,7 @@ def export(
     if not images:
         raise ConfigError("no pictures to compare on; give some of the kind the model is made for")
     facts = ExportFacts(
-        names=source.payload["names"],
+        names=source.payload.get("names") or [str(i) for i in range(model.detect.nc)],
         image_hw=config.image_hw,
         sha256=source.sha256,
         nms=config.nms,
@@ -133,13 +155,27 @@ def _compare(
                 parts = [batch[i : i + program.batch] for i in range(0, len(batch), program.batch)]
                 found = np.concatenate([program.run(part) for part in parts])
                 tally.add(original.numpy(), found)
-    checks = tuple(tally.check() for tally, _, _ in tallies)
+    own_error = float64_check(model, images[:_BATCH], facts.image_hw).boxes
+    checks = tuple(tally.check(own_error) for tally, _, _ in tallies)
     for check in checks:
         log.info(
             "%s in %s: boxes %.2g px, scores %.2g apart on %d pictures",
             check.file, check.program, check.boxes, check.scores, check.pictures,
         )  # fmt: skip
     return checks
+
+
+def float64_check(
+    model: Detector, images: Sequence[np.ndarray], image_hw: tuple[int, int]
+) -> Check:
+    """What float32 alone costs: the model beside itself in float64, picture by picture."""
+    exact = copy.deepcopy(model).double()
+    tally = Tally("the original", "torch in float64", 1)
+    for image in images:
+        shown = torch.from_numpy(as_input(image, image_hw)[None].astype(np.float32) / 255)
+        with torch.inference_mode():
+            tally.add(exact(shown.double())[0].numpy(), model(shown)[0].numpy())
+    return tally.check()
 
 
 def as_input(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:

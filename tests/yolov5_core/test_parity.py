@@ -47,6 +47,25 @@ def test_a_number_that_is_none_does_not_pass_even_if_both_have_it(column: int):
     assert "null" in json.dumps(report({}, [check]), allow_nan=False)
 
 
+def test_boxes_that_score_above_a_quarter_are_told_apart():
+    other = ORIGINAL.copy()
+    other[0, 0, 0] += 0.25  # scores 0.5 * 0.75
+    other[0, 1, 0] += 0.5  # scores 0.1 * 0.9
+    check = tallied((ORIGINAL, other))
+    assert (check.boxes, check.detected, check.detections) == (0.5, 0.25, 1)
+
+
+def test_the_limit_is_four_times_the_originals_own_error_but_never_below_a_thousandth():
+    tally = Tally("a.onnx", "onnxruntime 1", 4)
+    other = ORIGINAL.copy()
+    other[0, 0, 0] += 0.25
+    tally.add(ORIGINAL, other)
+    assert tally.check(own_error=0.0625).limit == 0.25
+    assert not tally.check(own_error=0.0625).passed
+    assert tally.check(own_error=0.07).passed
+    assert tally.check(own_error=1e-5).limit == 1e-3
+
+
 def test_an_output_of_another_shape_is_refused_in_words():
     check = tallied((ORIGINAL, ORIGINAL[:, :1]))
     with pytest.raises(ParityError, match=r"an output of \(1, 1, 7\) instead of \(1, 2, 7\)"):
@@ -74,6 +93,14 @@ def test_detections_are_compared_picture_by_picture_in_any_order_of_classes():
     assert check.remark == ""
 
 
+def test_detections_whose_scores_change_places_are_still_compared_with_their_like():
+    original = np.array([[0, 0, 9, 9, 0.5, 1], [50, 50, 60, 60, 0.4999999, 1]], np.float32)
+    exported = np.array([[0, 50, 50, 60, 60.25, 0.5, 1], [0, 0, 0, 9, 9, 0.4999999, 1]], np.float32)
+    check = detected([original], exported)
+    assert check.boxes == 0.25
+    assert check.scores < 1e-6
+
+
 def test_a_detection_too_few_or_of_another_class_is_a_fault():
     exported = np.array([[0, 0, 0, 10, 10, 0.9, 1]], np.float32)
     check = detected([FIRST], exported)
@@ -90,12 +117,13 @@ def test_where_nothing_was_detected_nothing_was_shown():
 
 
 def test_the_gate_says_file_program_and_by_how_much():
-    bad = Check(file="a.onnx", program="OpenCV 5", batch=1, pictures=3, boxes=0.5, scores=1e-9)
-    good = Check(file="b.onnx", program="torch", batch=1, pictures=3, boxes=0.0, scores=0.0)
+    counts = {"batch": 1, "pictures": 3, "detections": 2, "detected": 0.0}
+    bad = Check(file="a.onnx", program="OpenCV 5", boxes=0.5, scores=1e-9, **counts)
+    good = Check(file="b.onnx", program="torch", boxes=0.0, scores=0.0, **counts)
     with pytest.raises(ParityError) as caught:
         require([good, bad])
     said = str(caught.value)
-    assert "a.onnx in OpenCV 5: boxes 0.5 px, scores 1e-09 apart" in said
+    assert "a.onnx in OpenCV 5: boxes 0.5 px, scores 1e-09 apart, allowed are 0.001 px" in said
     assert "b.onnx" not in said
     assert "Nothing was published" in said
 
@@ -106,5 +134,7 @@ def test_a_report_reads_as_json_and_as_a_table():
     said = json.loads(json.dumps(report(facts, [check])))
     assert said["passed"] is False
     assert said["checks"][0]["boxes"] == 1.0
-    assert "| a.onnx | onnxruntime 1 | 1 in batches of 4 | 1 | 1 | NO  |" in markdown(said)
+    assert "| a.onnx | onnxruntime 1 | 1 in batches of 4 | 1 | 1 | 0.001 | 1 | NO |" in markdown(
+        said
+    )
     assert "128 x 64 pixels" in markdown(said)
