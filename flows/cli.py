@@ -58,6 +58,10 @@ examples:
       runs one stage of that run again
   yolov5-retrain rollback --bucket gs://models --name street
       makes the champion before the present one champion again; --list shows all of them
+  yolov5-retrain export --weights best_street.pt --format onnx --pictures pictures/images/val
+      writes ONNX or TorchScript, and how exactly it says what the checkpoint says
+  yolov5-retrain convert yolov5s.pt ours.pt
+      makes a checkpoint of ours from a public one, and the other way a plain state_dict
 
 data.yaml names the pictures; labels lie in labels/ beside images/, one .txt per picture with
 rows `class x y w h`, centre and size as fractions of the picture:
