@@ -27,7 +27,7 @@ examples:
 
 On up to 20 of the pictures the exported files are run (onnxruntime, OpenCV, torch) and compared
 with the checkpoint: boxes must agree to 0.001 pixels (large ones as far as float32 goes) and scores
-to 0.0001. ONNX needs two packages more: pip install 'yolov5-retrain[export]'.
+to 0.0001. ONNX needs two packages more: pip install onnx onnxruntime.
 """
 
 

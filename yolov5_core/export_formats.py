@@ -145,7 +145,7 @@ class _Predictions(nn.Module):
 
 def _not_installed(error: ImportError) -> ConfigError:
     return ConfigError(
-        f"format onnx: a package is not installed ({error}); pip install 'yolov5-retrain[export]'"
+        f"format onnx: a package is not installed ({error}); pip install onnx onnxruntime"
     )
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -127,6 +128,16 @@ def test_a_model_for_other_than_colour_pictures_is_refused(source, tmp_path):
 def test_without_pictures_there_is_nothing_to_compare_on(source, tmp_path):
     with pytest.raises(ConfigError, match="no pictures to compare on"):
         export(source, ExportConfig(image_hw=SIZE), [], tmp_path)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_package_that_is_not_installed_is_named_with_the_fix(
+    source, tmp_path, monkeypatch, package
+):
+    monkeypatch.delitem(sys.modules, "yolov5_core.onnx_graph", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{package}.*; pip install onnx onnxruntime"):
+        export(source, ExportConfig(image_hw=SIZE), noise(1), tmp_path)
 
 
 def test_a_picture_is_shown_in_rgb_between_grey_borders():
