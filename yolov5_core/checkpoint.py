@@ -72,8 +72,8 @@ def _write(content: Any, path: Path) -> None:
         why = "no space left on the disk" if full else str(error)
         fix = "free some space" if full else "make the folder writable"
         raise CheckpointWriteError(
-            f"{path}: could not save the checkpoint: {why}; {fix} or choose another store, then "
-            "resume the run: the last saved epoch is intact"
+            f"{path}: could not save the checkpoint: {why}; {fix} or choose another place, then "
+            "run this again, or resume the run: what was saved before is intact"
         ) from error
 
 
