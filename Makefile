@@ -64,14 +64,18 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 BENCH_DATA ?=
+# trained checkpoints, to compare exported models with: BENCH_WEIGHTS="n.pt s.pt"
+BENCH_WEIGHTS ?=
 BENCH_PICTURES ?= 100000
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prepare --pictures $(BENCH_PICTURES)
 ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"
-	$(BIN)/python -m benchmarks.export_parity --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.real_data --data "$(BENCH_DATA)"
+ifneq ($(BENCH_WEIGHTS),)
+	$(BIN)/python -m benchmarks.export_parity --data "$(BENCH_DATA)" --weights $(BENCH_WEIGHTS)
+endif
 endif
 
 # Exact versions without their dependencies: the lock holds the whole closure, and a plain install

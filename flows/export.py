@@ -15,6 +15,7 @@ from yolov5_core.config import ConfigError
 if TYPE_CHECKING:
     from yolov5_core.export import Exported, Source
 
+_IMAGE_SIZE = 640  # pixels, where the checkpoint does not say what it was trained on
 _EPILOG = """\
 examples:
   yolov5-retrain export --weights best_street.pt --pictures pictures/images/val
@@ -69,10 +70,14 @@ def export_command(argv: Sequence[str]) -> str:
     if bucket:
         bucket.check_writable()
     formats = tuple(dict.fromkeys(given.format))
-    config = ExportConfig(formats=formats, image_hw=(given.image_size,) * 2, nms=nms)
     images = read_pictures(list_images([whole_path(given.pictures)]))
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-        done = export(_source(given.weights, Path(scratch)), config, images, given.out)
+        source = _source(given.weights, Path(scratch))
+    size = given.image_size
+    if size is None:
+        size = source.payload.get("image_size", _IMAGE_SIZE)
+    config = ExportConfig(formats=formats, image_hw=(size, size), nms=nms)
+    done = export(source, config, images, given.out)
     require(done.checks)
     published = []
     if bucket:
@@ -103,9 +108,8 @@ def _parser() -> _Parser:
     add(
         "--image-size",
         type=int,
-        default=640,
         metavar="N",
-        help="side of the square input (default: 640 pixels)",
+        help=f"side of the square input (default: as trained, or {_IMAGE_SIZE} pixels)",
     )
     add("--nms", action="store_true", help="suppression inside the ONNX file")
     add("--confidence", type=float, metavar="C", help="of --nms (default: 0.25)")

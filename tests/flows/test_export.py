@@ -113,6 +113,14 @@ def test_a_checkpoint_without_names_numbers_its_classes(weights, pictures, tmp_p
     assert json.loads(json.loads(extra["metadata.json"])["names"]) == ["0", "1", "2"]
 
 
+def test_without_a_size_it_is_that_of_training(weights, pictures, tmp_path):
+    payload = {**checkpoint.load(weights), "image_size": 96}
+    checkpoint.save(payload, tmp_path / "a.pt")
+    given = ["--weights", str(tmp_path / "a.pt"), "--pictures", str(pictures)]
+    export_command([*given, "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "a_parity.json").read_text())["image_size"] == [96, 96]
+
+
 def test_help_needs_no_torch():
     code = (
         "import sys; from flows.cli import main\n"
