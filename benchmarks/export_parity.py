@@ -2,9 +2,9 @@
 
     python -m benchmarks.export_parity --data path/to/data.yaml --weights n.pt s.pt n6.pt
 
-The weights must be trained ones: a random network amplifies the rounding of float32 to whole pixels.
-Stated beside each: how far float32 itself is from float64, in torch, which no exported model can be
-expected to undercut.
+The weights must be trained ones: a random network amplifies the rounding of float32 to whole
+pixels. Stated beside each: how far float32 itself is from float64, in torch, which no exported
+model can be expected to undercut.
 """
 
 import hashlib
