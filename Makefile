@@ -72,6 +72,8 @@ audit:
 	build/audit/bin/pip-audit --no-deps --disable-pip -r requirements.lock -r requirements-dev.lock
 
 BENCH_DATA ?=
+# trained checkpoints, to compare exported models with: BENCH_WEIGHTS="n.pt s.pt"
+BENCH_WEIGHTS ?=
 BENCH_PICTURES ?= 100000
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prepare --pictures $(BENCH_PICTURES)
@@ -86,6 +88,9 @@ ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.real_data --data "$(BENCH_DATA)"
+ifneq ($(BENCH_WEIGHTS),)
+	$(BIN)/python -m benchmarks.export_parity --data "$(BENCH_DATA)" --weights $(BENCH_WEIGHTS)
+endif
 endif
 
 # Exact versions without their dependencies: the lock holds the whole closure, and a plain install

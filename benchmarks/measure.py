@@ -18,7 +18,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_VERSIONS = ("torch", "numpy", "opencv-python-headless", "prefect", "fsspec", "gcsfs")
+_VERSIONS = (
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "prefect",
+    "fsspec",
+    "gcsfs",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def in_turns(

@@ -29,6 +29,8 @@ REPORT = "report"  # what --only takes beside the stages
 # returns what to say. Its module is imported only when it is asked for.
 COMMANDS = {
     "evolve": "flows.evolve_command:evolve_command",
+    "convert": "flows.convert:convert_command",
+    "export": "flows.export:export_command",
     "rollback": "flows.rollback:rollback_command",
     "predict": "flows.predict:predict_command",
     "compare": "flows.compare:compare_command",
@@ -71,6 +73,10 @@ examples:
       draws what the best model finds in a folder and a video; see predict --help
   yolov5-retrain compare 20260101-020000_street 20260102-020000_street --out comparison
       two runs of the store beside each other: settings, data, metrics, classes, times, curves
+  yolov5-retrain export --weights best_street.pt --format onnx --pictures pictures/images/val
+      writes ONNX or TorchScript, and how exactly it says what the checkpoint says
+  yolov5-retrain convert yolov5s.pt ours.pt
+      makes a checkpoint of ours from a public one, and the other way a plain state_dict
 
 data.yaml names the pictures; labels lie in labels/ beside images/, one .txt per picture with
 rows `class x y w h`, centre and size as fractions of the picture:

@@ -127,6 +127,7 @@ def gather(run: Run, error: BaseException | None) -> dict[str, Any]:
         "best_epoch": trained.result.get("best_epoch") if trained else _best_epoch(rows),
         "stopped_early": bool(trained and trained.result.get("stopped_early")),
         "stopped_by": trained.result.get("stopped_by", "") if trained else "",
+        "transferred": list(trained.result.get("transferred", ())) if trained else [],
         "recovered": list(trained.result.get("changes", ())) if trained else [],
         "evaluation": dict(evaluated.result) if evaluated else None,
         "stages": [_stage(run, stage) for stage in STAGES if stage in run.attempts],

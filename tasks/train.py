@@ -179,6 +179,7 @@ def _train_epochs(run: TrainingRun) -> Mapping[str, Any]:
         "stopped_by": stopped_by,
         "ends": run.info.ends,
         "max_hours": run.info.config.max_hours,
+        "transferred": run.lineage.get("transferred", []),
         "changes": run.lineage.get("changes", []),
         "epochs": epochs,
         "hours": hours,
@@ -282,6 +283,7 @@ def _begin(
         "parent": config.weights,
         "parent_sha256": parent["parent_sha256"],
         "batch_size": training.batch_size,
+        **({"transferred": parent["transferred"]} if "transferred" in parent else {}),
         **({"changes": changes} if changes else {}),
     }
     reserve = require_room(context, trainer, config)
@@ -312,14 +314,14 @@ def _begin(
 
 def _first_model(
     context: StageContext, info: RunInfo, records: Sequence[Record], num_classes: int
-) -> tuple[Detector, Mapping[str, str]]:
-    """The model of a run's first attempt, with anchors that fit, and its parent's digest."""
+) -> tuple[Detector, Mapping[str, Any]]:
+    """The model of a run's first attempt, with anchors that fit, and what its parent gave."""
     config, hyp = info.config, train_config(info).hyp
     named = input_file(info, "weights")
     if named == CHAMPION:  # there was none when the run began
         named = ""
     weights = fetch_weights(named, context.scratch) if named else None
-    model = first_model(
+    model, done, entries = first_model(
         cfg=input_file(info, "cfg"),
         weights=weights,
         num_classes=num_classes,
@@ -331,7 +333,9 @@ def _first_model(
         fit_anchors(model, records, config.image_size, hyp.anchor_t, config.seed)
     elif isinstance(model.description.anchors, int):
         raise ConfigError("noautoanchor: this model's anchors are to be found from the data")
-    return model, {"parent_sha256": file_sha256(weights) if weights else ""}
+    if weights is None:
+        return model, {"parent_sha256": ""}
+    return model, {"parent_sha256": file_sha256(weights), "transferred": [done, entries]}
 
 
 def _require_fitting_size(image_size: int, stride: int) -> None:

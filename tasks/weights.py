@@ -10,8 +10,13 @@ from yolov5_core.architecture import describe, from_mapping
 from yolov5_core.checkpoint import build_detector, load
 from yolov5_core.config import Hyperparameters
 from yolov5_core.foreign import is_public_checkpoint, read_public_checkpoint
-from yolov5_core.model import Detector
-from yolov5_core.start import ParentWeights, new_detector, transferred, with_anchor_count
+from yolov5_core.start import (
+    FirstModel,
+    ParentWeights,
+    new_detector,
+    transferred,
+    with_anchor_count,
+)
 
 DEFAULT_VARIANT = "n"
 
@@ -80,7 +85,7 @@ def read_model(path: Path) -> ReadyModel:
 
 def first_model(
     *, cfg: str, weights: Path | None, num_classes: int, hyp: Hyperparameters, seed: int
-) -> Detector:
+) -> FirstModel:
     """The model a run starts with.
 
     Args:
@@ -103,5 +108,6 @@ def first_model(
         description = from_mapping(mapping, parent.where)
     description = with_anchor_count(description, hyp.anchors)
     if parent is None:
-        return new_detector(description, seed)
+        model = new_detector(description, seed)
+        return FirstModel(model, 0, len(model.state_dict()))
     return transferred(description, parent, seed, skip_anchors=bool(cfg or hyp.anchors))

@@ -69,6 +69,12 @@ CORE = (
     "torch_archive",
     "checkpoint",
     "foreign",
+    "convert",
+    # models for other programs
+    "onnx_graph",
+    "export_formats",
+    "parity",
+    "export",
     # training and evaluation
     "start",
     "schedule",
@@ -126,7 +132,8 @@ CORE = (
 WITH_TORCH = (
     *("layers", "detect", "model", "iou", "loss", "nms", "checkpoint", "foreign", "start"),
     *("optimizer", "ema", "loader", "evaluate", "predict", "loss_watch", "step_policy"),
-    *("trainer", "auto_batch", "distributed", "sync_batch_norm"),
+    *("trainer", "auto_batch", "distributed", "sync_batch_norm", "convert", "onnx_graph"),
+    *("export_formats", "export"),
 )
 WITHOUT_TORCH = tuple(module for module in CORE if module not in WITH_TORCH)
 LIGHT_TASKS = ("tasks.errors", "tasks.records", "tasks.settings")  # what `--help` needs

@@ -13,6 +13,7 @@ A checkpoint is a dictionary of tensors and plain values:
 """
 
 import io
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,21 +46,34 @@ def save(payload: Mapping[str, Any], path: Path) -> None:
         CheckpointWriteError: The disk is full or not writable; an older file at `path` is
             untouched.
     """
+    _write({"format": FORMAT, "version": VERSION, **payload}, path)
+
+
+def save_state_dict(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Writes weights alone: an OrderedDict of tensors, for other programs.
+
+    Raises:
+        CheckpointWriteError: As `save`.
+    """
+    _write(OrderedDict(state_dict), path)
+
+
+def _write(content: Any, path: Path) -> None:
     # In memory first: torch answers a write that failed, or that a signal cut off, with an error
     # of its own, which says neither "disk full" nor "terminated".
-    content = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, **payload}, content)
+    encoded = io.BytesIO()
+    torch.save(content, encoded)
     try:
         with part_of(path) as part:
-            part.write_bytes(content.getbuffer())
+            part.write_bytes(encoded.getbuffer())
             settle(part, path)
     except OSError as error:
         full = error.errno in FULL
         why = "no space left on the disk" if full else str(error)
         fix = "free some space" if full else "make the folder writable"
         raise CheckpointWriteError(
-            f"{path}: could not save the checkpoint: {why}; {fix} or choose another store, then "
-            "resume the run: the last saved epoch is intact"
+            f"{path}: could not save the checkpoint: {why}; {fix} or choose another place, then "
+            "run this again, or resume the run: what was saved before is intact"
         ) from error
 
 

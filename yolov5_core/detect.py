@@ -68,7 +68,7 @@ class Detect(nn.Module):
         grid_y, grid_x = torch.meshgrid(rows, columns, indexing="ij")
         grid = torch.stack((grid_x, grid_y), -1)  # (ny, nx, 2)
         anchors = (self.anchors[level] * stride).view(1, na, 1, 1, 2)
-        p = raw.float().sigmoid()
+        p = raw.to(torch.promote_types(raw.dtype, torch.float32)).sigmoid()
         xy = (2 * p[..., :2] - 0.5 + grid) * stride  # half a cell beyond: neighbours may claim it
         wh = (2 * p[..., 2:4]) ** 2 * anchors
         return torch.cat((xy, wh, p[..., 4:]), -1).view(B, na * ny * nx, no)

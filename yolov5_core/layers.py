@@ -47,7 +47,7 @@ class Conv(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Folds the batch norm into the convolution, in place.
+        """Folds the batch norm into the convolution, in place; rounds once, at the end.
 
         Source: spec A.6.
         """
@@ -56,9 +56,11 @@ class Conv(nn.Module):
             return
         assert bn.running_var is not None  # noqa: S101  we build it with running statistics
         assert bn.running_mean is not None  # noqa: S101
-        scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-        self.conv.weight.mul_(scale.reshape(-1, 1, 1, 1))
-        self.conv.bias = nn.Parameter(bn.bias - bn.running_mean * scale)
+        weight = self.conv.weight
+        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
+        bias = bn.bias - bn.running_mean * scale
+        weight.copy_(weight * scale.reshape(-1, 1, 1, 1))
+        self.conv.bias = nn.Parameter(bias.to(weight.dtype))
         self.bn = nn.Identity()
 
 

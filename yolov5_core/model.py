@@ -62,6 +62,11 @@ class Detector(nn.Module):
         return self.model[-1]  # type: ignore[return-value]
 
     @property
+    def wiring(self) -> tuple[tuple[int, ...], ...]:
+        """The layers that each layer reads, -1 for the one before it; the first reads the image."""
+        return tuple(self._sources)
+
+    @property
     def stride(self) -> Tensor:
         """(nl,) pixels a cell of each level."""
         return self.detect.stride

@@ -259,6 +259,9 @@ def _running(facts: Facts) -> Iterator[Notice]:
             f"epochs ({facts['stopped_by'] or 'patience'}); the best is epoch "
             f"{facts['best_epoch']}.",
         )
+    if facts["transferred"]:
+        done, entries = facts["transferred"]
+        yield Notice("info", f"Other weights gave {done} of {entries} entries of the first model.")
     for entry in facts["recovered"]:
         yield Notice(
             "warn",

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,14 @@ class ParentWeights:
     where: str  # for messages
 
 
+class FirstModel(NamedTuple):
+    """The model a run starts with, and how much of it other weights gave."""
+
+    model: Detector
+    transferred: int  # entries of its state_dict
+    entries: int  # it has
+
+
 def new_detector(description: ModelDescription, seed: int) -> Detector:
     """A detector with the seed's initial weights; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
@@ -44,8 +53,11 @@ def with_anchor_count(description: ModelDescription, anchors: float) -> ModelDes
 
 def transferred(
     description: ModelDescription, parent: ParentWeights, seed: int, *, skip_anchors: bool
-) -> Detector:
+) -> FirstModel:
     """A new detector with every fitting entry of the parent's weights.
+
+    Returns:
+        The detector, how many of its entries were transferred, and how many it has.
 
     Raises:
         ConfigError: Nothing fits: the weights belong to another architecture.
@@ -58,7 +70,7 @@ def transferred(
             f"weights={parent.where}: no layer fits this model; leave cfg empty to train the "
             "architecture of the weights, or choose weights of the same variant"
         )
-    return model
+    return FirstModel(model, done, total)
 
 
 def _fitting(model: Detector, state_dict: Mapping[str, Tensor]) -> list[str]:

@@ -297,6 +297,10 @@ def test_a_public_checkpoint_can_be_the_start(training, tmp_path):
     name = "model.0.conv.weight"
     assert torch.equal(found.weights[name].half(), parent.state_dict()[name].half())
     assert found.state["nc"] == 4
+    entries = len(parent.state_dict())
+    head = 6  # weights and biases of its three levels: the parent has three classes
+    assert found.state["lineage"]["transferred"] == [entries - head, entries]
+    assert found.record.result["transferred"] == [entries - head, entries]
 
 
 def test_a_hyperparameter_file_is_used_and_kept(training, plain, tmp_path):

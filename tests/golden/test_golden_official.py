@@ -14,6 +14,8 @@ import torch
 
 from tests.golden_data import golden_files, input_array
 from yolov5_core.architecture import from_mapping
+from yolov5_core.checkpoint import build_detector, load, save
+from yolov5_core.convert import from_public, to_public
 from yolov5_core.foreign import PublicCheckpoint, is_public_checkpoint, read_public_checkpoint
 from yolov5_core.inert_pickle import ALLOWED_GLOBALS
 from yolov5_core.model import Detector, fuse
@@ -85,6 +87,27 @@ def test_golden_official_weights_give_the_public_outputs(path: Path) -> None:
     if "decoded_from_model_key" in expected:
         from_model = built(read_public_checkpoint(path, prefer="model"))
         assert_close(from_model(images)[0], expected["decoded_from_model_key"])
+
+
+@each_file
+@torch.no_grad()
+def test_golden_official_file_converted_and_back_gives_the_public_outputs(
+    path: Path, tmp_path: Path
+) -> None:
+    facts = FACTS[path.name]
+    with np.load(path.with_name(f"{path.stem}_expected.npz")) as opened:
+        expected = opened["decoded"]
+    images = torch.from_numpy(input_array(facts["input_key"], tuple(facts["input_shape"])))
+    ours = tmp_path / "ours.pt"
+    save(from_public(path, ""), ours)
+    payload = load(ours)
+
+    decoded = build_detector(payload, "golden")(images)[0].numpy()
+
+    assert np.abs(decoded - expected).max() <= 1e-5 * np.abs(expected).max()
+    public, back = read_public_checkpoint(path).state_dict, to_public(payload, "golden")
+    assert list(back) == list(public)
+    assert all(torch.equal(back[key], value) for key, value in public.items())
 
 
 @each_file

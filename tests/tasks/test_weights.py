@@ -7,7 +7,7 @@ from tasks.errors import MissingObjectError
 from tasks.store import open_store
 from tasks.weights import fetch_weights, first_model, read_parent
 from tests.tiny import tiny_description
-from tests.yolov5_core.test_foreign import stripped_v7
+from tests.yolov5_core.test_foreign import stripped_v7, v5, v6
 from yolov5_core import checkpoint
 from yolov5_core.checkpoint import CheckpointError
 from yolov5_core.config import ConfigError, Hyperparameters
@@ -27,7 +27,7 @@ def ours(tmp_path):
 
 def start(**changes):
     defaults = {"cfg": "", "weights": None, "num_classes": 3, "hyp": Hyperparameters(), "seed": 0}
-    return first_model(**{**defaults, **changes})
+    return first_model(**{**defaults, **changes}).model
 
 
 def test_a_local_file_is_used_where_it_is(tmp_path):
@@ -81,11 +81,20 @@ def test_weights_of_another_class_count_give_all_but_the_head(ours):
             assert torch.equal(model.state_dict()[key], value), key
 
 
-def test_a_public_checkpoint_is_read_like_our_own(tmp_path):
-    path, parent = stripped_v7(tmp_path / "public.pt")
-    model = start(weights=path)
-    key = "model.0.conv.weight"
-    assert torch.equal(model.state_dict()[key].half(), parent.state_dict()[key].half())
+@pytest.mark.parametrize("written", [v5, v6, stripped_v7])
+def test_a_public_checkpoint_is_read_like_our_own(tmp_path, written):
+    path, parent = written(tmp_path / "public.pt")
+    first = first_model(cfg="", weights=path, num_classes=3, hyp=Hyperparameters(), seed=0)
+    assert first.transferred == first.entries == len(parent.state_dict())
+    for key, value in parent.state_dict().items():
+        assert torch.equal(first.model.state_dict()[key].half(), value.half()), key
+
+
+def test_what_weights_gave_is_counted(ours):
+    whole = first_model(cfg="", weights=ours[0], num_classes=5, hyp=Hyperparameters(), seed=0)
+    assert whole.entries - whole.transferred == 6  # weights and biases of the head's three levels
+    fresh = first_model(cfg="", weights=None, num_classes=5, hyp=Hyperparameters(), seed=0)
+    assert fresh.transferred == 0
 
 
 def test_weights_that_fit_nothing_are_refused(ours):

@@ -125,6 +125,7 @@ def facts(text: str = "", **changed: Any) -> dict[str, Any]:
             "stopped_early": False,
             "stopped_by": "",
             "promotion": None,
+            "transferred": [],
             "recovered": [],
             "evaluation": {"epoch": 1, "confidence": 0.4, "classes": rows, "sizes": [size]},
             "stages": [

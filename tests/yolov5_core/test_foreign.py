@@ -148,21 +148,43 @@ def test_an_unstripped_v7_file_gives_its_average_or_its_raw_weights(tmp_path: Pa
     assert_same_weights(from_model.state_dict, raw, half=True)
 
 
-def test_a_v5_file_gives_public_keys_without_the_anchor_grid(tmp_path: Path) -> None:
+def v5(path: Path) -> tuple[Path, Detector]:
+    """Focus, pooling in parallel, names in a list, and buffers that v6 no longer has."""
     description = tiny(**V5_ROWS)
     detector = detector_of(description)
-    path = tmp_path / "v5.pt"
     with public_program() as classes:
         public = disguised(detector, classes, "Model", yaml=description, names=list(NAMES))
         public.model[-1].register_buffer("anchor_grid", torch.ones(2, 1, 2, 1, 1, 2))
         public.model[-1].grid = [torch.zeros(1).expand(1, 20, 20)]  # larger than its storage
         torch.save({"epoch": -1, "model": public.half(), "ema": None}, path)
+    return path, detector
+
+
+def v6(path: Path) -> tuple[Path, Detector]:
+    """The network of v7 as a Model with names in a list, and float32 weights."""
+    description = tiny()
+    detector = detector_of(description)
+    with public_program() as classes:
+        public = disguised(detector, classes, "Model", yaml=description, names=list(NAMES))
+        torch.save({"epoch": 299, "best_fitness": np.array([0.4]), "model": public}, path)
+    return path, detector
+
+
+def test_a_v6_file_gives_its_weights_in_whole_precision(tmp_path: Path) -> None:
+    path, detector = v6(tmp_path / "v6.pt")
+    checkpoint = read_public_checkpoint(path)
+    assert_same_weights(checkpoint.state_dict, detector, half=False)
+    assert (checkpoint.names, checkpoint.epoch) == (NAMES, 299)
+
+
+def test_a_v5_file_gives_public_keys_without_the_anchor_grid(tmp_path: Path) -> None:
+    path, detector = v5(tmp_path / "v5.pt")
 
     checkpoint = read_public_checkpoint(path)
 
     assert_same_weights(checkpoint.state_dict, detector, half=True)
     assert checkpoint.names == NAMES
-    assert checkpoint.description == description
+    assert checkpoint.description == tiny(**V5_ROWS)
 
 
 def test_a_v3_file_gives_its_results_text_and_its_activation(tmp_path: Path) -> None:

@@ -237,6 +237,12 @@ def test_a_run_that_helped_itself_says_how_and_one_cut_short_says_by_what():
     assert any("epochs (max_hours=3); the best is epoch" in text for text in texts(told))
 
 
+def test_what_other_weights_gave_is_told():
+    said = "Other weights gave 343 of 349 entries of the first model."
+    assert said in texts(facts(transferred=[343, 349]))
+    assert not any("Other weights" in text for text in texts(facts()))
+
+
 def test_a_run_that_never_began_keeps_its_settings():
     told = failed(stages=[], unfinished="prepare", checkpoint=None, data=None, data_page="")
     assert kept(told) == ["The settings in run.json; no stage was done yet."]
