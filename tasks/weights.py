@@ -10,6 +10,7 @@ from yolov5_core.architecture import describe, from_mapping
 from yolov5_core.checkpoint import build_detector, load
 from yolov5_core.config import Hyperparameters
 from yolov5_core.foreign import is_public_checkpoint, read_public_checkpoint
+from yolov5_core.model import Detector
 from yolov5_core.start import (
     FirstModel,
     ParentWeights,
