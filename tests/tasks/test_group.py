@@ -62,18 +62,13 @@ def whole(work: Job) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_two_processes_train_evaluate_and_leave(work: Job, whole: dict[str, Any]):
-    alone = work.trainer()
-    train_alone = values(_trained_alone(alone))
-    assert whole.keys() == train_alone.keys()
-    assert whole[".resume.step"] == train_alone[".resume.step"] == 8
-    for ours, theirs in zip(_losses(whole), _losses(train_alone), strict=True):
+    trainer = work.trainer()
+    train(None, trainer)
+    alone = values(trainer)
+    assert whole.keys() == alone.keys()
+    assert whole[".resume.step"] == alone[".resume.step"] == 8
+    for ours, theirs in zip(_losses(whole), _losses(alone), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
-
-
-def _trained_alone(trainer: Trainer) -> Trainer:
-    while not trainer.over:
-        trainer.record(trainer.train_epoch(), trainer.evaluate(), 0.0)
-    return trainer
 
 
 def _losses(state: dict[str, Any]) -> list[float]:
@@ -105,6 +100,26 @@ def test_a_rank_that_is_killed_is_told_and_a_new_group_goes_on_with_the_same_byt
         train(team, trainer)
     ours = values(trainer)
     assert [key for key in whole if ours[key] != whole[key]] == []
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_told_from_one_that_is_slow(
+    work: Job, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tasks.group._ANSWER_S", 10.0)
+    monkeypatch.setattr("tasks.group._LEAVE_S", 0.1)
+
+    def hold(_: EpochReport) -> None:
+        (process,) = team.processes.values()
+        os.kill(process.pid, signal.SIGSTOP)
+
+    with work.team() as (team, trainer):
+        with pytest.raises(RuntimeError) as caught:
+            train(team, trainer, hold)
+        lost = team.lost(caught.value)
+    assert isinstance(lost, RankLostError)
+    assert str(lost) == "a rank gave no answer for 10 s"
+    assert [process.returncode for process in team.processes.values()] == [-signal.SIGKILL]
 
 
 @pytest.mark.slow
