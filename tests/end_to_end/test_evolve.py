@@ -144,8 +144,8 @@ def test_two_workers_at_once_share_the_generations_and_lose_no_row(
 @pytest.mark.slow
 def test_a_table_with_which_training_diverges_is_the_worst_and_no_end(data: Path, tmp_path: Path):
     table = tmp_path / "wild.yaml"
-    table.write_text("lr0: 10\nwarmup_epochs: 0\nmomentum: 0.98\n", "utf-8")
-    config = tiny_config(data, tmp_path, hyp=str(table), batch_size=1)
+    table.write_text("box: 1.0e+40\n", "utf-8")  # more than a float32 holds
+    config = tiny_config(data, tmp_path, hyp=str(table))
     summary = evolve(config, 1)
     assert (summary.generations, summary.fitness) == (1, 0)
     assert "the loss is not finite" in records(tmp_path / "store")[1].fault
