@@ -19,7 +19,7 @@ def report(info: RunInfo, fault: BaseException | None) -> None:
     """
     _show_card(info, fault)
     if info.config.mlflow:
-        from tasks.mlflow_tracker import MlflowTracker  # noqa: PLC0415  it needs torch
+        from tasks.mlflow_tracker import MlflowTracker  # noqa: PLC0415  as little as can fail
 
         MlflowTracker(info).end(fault)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.errors import MissingObjectError, TerminatedError
 from tasks.records import Artifact, RunInfo
@@ -24,7 +24,9 @@ from tasks.settings_files import config_to_mapping
 from tasks.stage import read_stage, run_key
 from tasks.store import Store, json_bytes, open_store
 from yolov5_core.results import TENSORBOARD_TAGS, ResultsRow
-from yolov5_core.trainer import Trainer
+
+if TYPE_CHECKING:
+    from yolov5_core.trainer import Trainer  # torch, which the machine of the last stage may lack
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class MlflowTracker:
         self._opened: _Opened | None = None
         self._quiet_until = 0.0
 
-    def show(self, trainer: Trainer) -> None:
+    def show(self, trainer: "Trainer") -> None:
         """Enters the epochs of a training that are not there yet."""
         hyp = {f"hyp.{key}": value for key, value in asdict(trainer.config.hyp).items()}
         self._try(lambda opened: _enter(opened, hyp, epoch_points(trainer.history)))

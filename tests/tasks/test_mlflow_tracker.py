@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -221,3 +222,15 @@ def test_the_report_of_a_night_ends_it_in_mlflow_too(server, tmp_path, monkeypat
     run.do("prepare")
     report.fn(run.info, RuntimeError("no luck"))
     assert run_of(server, run.info).info.status == "FAILED"
+
+
+def test_the_end_of_a_run_can_be_shown_where_there_is_no_torch():
+    code = "import sys, tasks.mlflow_tracker; print({'torch', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run(  # noqa: S603  our own script
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"
