@@ -67,6 +67,7 @@ BENCH_DATA ?=
 BENCH_PICTURES ?= 100000
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prepare --pictures $(BENCH_PICTURES)
+	$(BIN)/python -m benchmarks.evaluation_speed --scale
 ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"
