@@ -84,6 +84,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.evaluation_speed --scale
 ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.loader --data "$(BENCH_DATA)"
 	$(BIN)/python -m benchmarks.faults --data "$(BENCH_DATA)"

@@ -70,13 +70,13 @@ def non_max_suppression(
     Source: spec E.2, fixes of H.3.
     """
     outputs = []
-    suppression = _Suppression(config)
+    suppression = Suppression(config)
     for index, image_predictions in enumerate(predictions):
         rows = image_predictions.float()
         if apriori_labels is not None and len(apriori_labels[index]):
             rows = torch.cat([rows, _apriori_rows(apriori_labels[index], rows)])
         # The suppression is sequential: on a GPU it would wait for the device at every step.
-        parts = (candidates.cpu().numpy() for candidates in _best_first(rows, config))
+        parts = (candidates.cpu().numpy() for candidates in best_first(rows, config))
         outputs.append(torch.from_numpy(suppression.keep(parts)).to(predictions.device))
     return outputs
 
@@ -90,7 +90,7 @@ def _apriori_rows(labels: Tensor, like: Tensor) -> Tensor:
     return rows
 
 
-def _best_first(rows: Tensor, config: NmsConfig) -> Iterator[Tensor]:
+def best_first(rows: Tensor, config: NmsConfig) -> Iterator[Tensor]:
     """The candidates of an image in up to two parts, better ones first.
 
     A row cannot hold a better candidate than its best class, so the first part, all candidates
@@ -142,7 +142,7 @@ def _candidates(rows: Tensor, config: NmsConfig, low: float, high: float, limit:
     return torch.cat([*corners, score[order, None], cls], 1)
 
 
-class _Suppression:
+class Suppression:
     """Greedy suppression, best first; holds the memory that the comparisons need.
 
     Boxes are (7, n) columns: x1, y1, x2, y2, score, class, area. A window is first cleared of what
@@ -176,7 +176,7 @@ class _Suppression:
 
     def _cleared(self, boxes: FloatArray, by: FloatArray) -> FloatArray:
         """Those that none of the others suppresses."""
-        return boxes[:, ~self._overlap(by, boxes).any(0)]
+        return boxes.compress(~self._overlap(by, boxes).any(0), axis=1)
 
     def _resolved(self, boxes: FloatArray) -> FloatArray:
         """A block without what better ones in it suppress."""

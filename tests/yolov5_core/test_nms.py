@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yolov5_core import nms
 from yolov5_core.nms import NmsConfig, non_max_suppression
 
 EVERYTHING = NmsConfig(confidence=0.0, iou=0.5, multi_label=True)
@@ -185,3 +186,25 @@ def test_suppressing_again_changes_nothing(seed: int, n: int) -> None:
     config = NmsConfig(confidence=0, iou=0.5001, multi_label=True)
     (twice,) = non_max_suppression(again[None], config)
     np.testing.assert_allclose(twice, once, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**32), n=st.integers(30, 300), agnostic=st.booleans())
+def test_parts_windows_and_blocks_make_no_difference(seed: int, n: int, agnostic: bool) -> None:
+    predictions = random_predictions(seed, n, 3, 60.0)
+    config = NmsConfig(
+        confidence=0.05, iou=0.4567, multi_label=True, agnostic=agnostic, max_candidates=n
+    )
+    (whole,) = non_max_suppression(predictions, config)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, small in (("_FIRST_ROWS", 10), ("_WINDOW", 7), ("_BLOCK", 3)):
+            patch.setattr(nms, name, small)
+        (in_pieces,) = non_max_suppression(predictions, config)
+    expected = slow_suppression(predictions[0].numpy(), config)
+    assert torch.equal(in_pieces, whole)
+    np.testing.assert_allclose(whole.numpy(), np.reshape(expected, (-1, 6)), atol=1e-4)
+
+
+def test_a_class_probability_that_is_not_a_number_drops_its_row() -> None:
+    rows = [prediction(50, 50, 20, 20, float("nan"), 0.9), prediction(150, 50, 20, 20, 0.5, 0)]
+    assert suppress(rows) == [[140, 40, 160, 60, 0.5, 0]]
