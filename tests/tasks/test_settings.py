@@ -111,6 +111,7 @@ def test_more_processes_than_quads_and_a_cache_in_each_are_refused():
     assert refusal(gpus=5, batch_size=16, quad=True).startswith("gpus=5: more than a batch has")
     assert RetrainConfig(gpus=4, batch_size=16, quad=True).gpus == 4
     assert refusal(gpus=2, cache_images=True).startswith("gpus and cache_images")
+    assert refusal(gpus=2, auto_batch=True).startswith("gpus and auto_batch")
 
 
 def test_all_problems_are_told_at_once():
