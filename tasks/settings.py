@@ -336,7 +336,7 @@ def _wrong_combinations(config: RetrainConfig) -> Iterator[str]:
     if config.gpus > max(pictures, 1):
         yield f"gpus={config.gpus}: more than a batch has pictures ({pictures}); raise batch_size"
     if config.gpus > 1 and config.auto_batch:
-        yield "gpus and auto_batch: the size is found for one GPU; give batch_size, that of all GPUs"
+        yield "gpus and auto_batch: that finds the size for one GPU; give batch_size, that of all"
     if config.gpus > 1 and config.cache_images:
         yield (
             "gpus and cache_images: every process would keep all pictures in memory; leave one out"
