@@ -376,7 +376,7 @@ def test_prefect_refuses_unknown_keys_wrong_types_and_impossible_values(values, 
 
 
 @pytest.mark.parametrize(
-    "uri", ["", "http://127.0.0.1:5000", "https://me@127.0.0.1/x", "sqlite:///a.db"]
+    "uri", ["", "http://127.0.0.1:5000", "https://127.0.0.1/x", "sqlite:///a.db"]
 )
 def test_an_mlflow_server_is_a_url_or_a_database(uri: str):
     assert RetrainConfig(mlflow=uri).mlflow == uri
