@@ -86,7 +86,12 @@ def weights_after(data: Data, **settings: Any) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def plain(tiny_data: Data) -> torch.Tensor:
     torch.use_deterministic_algorithms(True)
-    return weights_after(tiny_data)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in each test
+    try:
+        return weights_after(tiny_data)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("settings", OPTIONS, ids=name_of)
