@@ -256,7 +256,6 @@ def scale() -> tuple[Figures, Rows]:
     """CPU seconds of metrics and confusion matrix against the number of pictures."""
     sizes = (1_000, 5_000, 20_000, 50_000)
     everything = coco_like(sizes[-1], _CLASSES)
-    before = peak_rss_mb()
     points = []
     for size in sizes:
         images = everything[:size]
@@ -271,10 +270,9 @@ def scale() -> tuple[Figures, Rows]:
         points.append((size, in_turns({"run": run}, rounds=3)["run"]))
     logs = np.log(np.array(points))
     exponent = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
-    more = peak_rss_mb() - before
     rows = [(f"scale, {size} pictures", f"{seconds:.2f} s") for size, seconds in points]
-    rows.append(("  exponent, memory beside the detections", f"{exponent:.3f}, {more:.0f} MB"))
-    return {"points": points, "exponent": exponent, "memory_mb": more}, rows
+    rows.append(("  exponent", f"{exponent:.3f}"))
+    return {"points": points, "exponent": exponent}, rows
 
 
 def main() -> None:

@@ -243,11 +243,13 @@ def best_first(
     predicted = np.asarray(predicted_classes).astype(np.int64)
     place = np.searchsorted(classes, predicted)
     place[np.append(classes, -1)[place] != predicted] = len(classes)
-    order = np.argsort(-np.asarray(scores), kind="stable")
     # The smallest type, for short integers are sorted without comparing them.
-    order = order[np.argsort(place[order].astype(np.min_scalar_type(len(classes))), kind="stable")]
+    order = np.argsort(place.astype(np.min_scalar_type(len(classes))), kind="stable")
+    falling = -np.asarray(scores)
     ends = np.bincount(place, minlength=len(classes) + 1).cumsum()
-    return (order[start:end] for start, end in zip([0, *ends[:-2]], ends[:-1], strict=True))
+    for start, end in zip([0, *ends[:-2]], ends[:-1], strict=True):
+        mine = order[start:end]
+        yield mine[np.argsort(falling[mine], kind="stable")]
 
 
 class ConfusionMatrix:
