@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # after --help
         raise
     except KeyboardInterrupt:
-        _say(sys.stderr, "yolov5-retrain: interrupted; --resume continues the run")
+        goes_on = "" if words and words[0] in COMMANDS else "; --resume continues the run"
+        _say(sys.stderr, f"yolov5-retrain: interrupted{goes_on}")
         return _INTERRUPTED
     except BaseException as error:  # noqa: BLE001  the edge: every error becomes a code and a line
         return _complain(error)

@@ -43,9 +43,8 @@ class TemporaryApi:
     def __init__(self) -> None:
         """Starts it and names it in PREFECT_API_URL; it does not answer yet."""
         self.port = _free_port()
-        command = [sys.executable, "-m", "uvicorn", "--factory"]
-        command += ["prefect.server.api.server:create_app", "--host", _HOST]
-        command += ["--port", str(self.port), "--log-level", "error", "--lifespan", "on"]
+        command = [sys.executable, "-m", "flows.temporary_server", _HOST, str(self.port)]
+        command.append(str(os.getpid()))
         environment = {**os.environ, **_OF_A_TEMPORARY_SERVER}
         self._process = subprocess.Popen(command, env=environment)  # noqa: S603  no user input in it
         # Registered before Prefect registers its own: what Prefect has to say at exit is heard.

@@ -6,7 +6,6 @@ state. So it can be killed at any time, and ends by itself when whoever started 
     python -m tasks.follower    with torchrun's variables in the environment
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from tasks.device import pick_device, tune_convolutions
 from tasks.errors import exit_code
 from tasks.meeting import LEAVE, Meeting, meeting_of
 from tasks.place import Place, launched
+from tasks.processes import end_with_parent
 from tasks.records import prepared_from
 from tasks.store import open_store
 from yolov5_core import checkpoint
@@ -34,8 +34,6 @@ from yolov5_core.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
 
 def follow(place: Place) -> None:
     """Takes part in a training until rank 0 ends it.
@@ -44,7 +42,7 @@ def follow(place: Place) -> None:
         RuntimeError: Rank 0 or another rank is gone.
         DataError, StoreError: Of this rank's pictures; rank 0 is told.
     """
-    _end_with_parent()
+    end_with_parent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # rank 0 ends its step and saves: it needs us so long
     meeting = meeting_of(place)
@@ -58,15 +56,6 @@ def follow(place: Place) -> None:
             meeting.report(place.rank, error)
             raise
     meeting.mark("left", place.rank)
-
-
-def _end_with_parent() -> None:
-    """Asks Linux to kill this process when its parent ends, however that comes about."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended meanwhile
-        os._exit(1)
 
 
 def _train(place: Place, meeting: Meeting, begin: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ class _Measured:
             mine = self.predicted == cls
             drawn = weights[:, self.image[mine]]
             ap = _areas(drawn, self.correct[mine], self.counted[mine], count)
-            ap[drawn.sum(1) == 0] = 0.0  # nothing found at all
+            ap[drawn @ self.counted[mine] == 0] = 0.0  # nothing found at all
             result[:, row] = np.where(count[:, None] > 0, ap, np.nan)
         return result
 

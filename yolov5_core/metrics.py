@@ -201,6 +201,8 @@ def average_precision_per_class(
         precision_curve[row] = np.interp(-CURVE, falling, precision, left=1)
         for column in range(len(IOU_THRESHOLDS)):
             hit, seen = np.flatnonzero(hits[:, column]), shown[:, column % shown.shape[1]]
+            if not seen[-1]:  # all of them lie in crowd regions: nothing was found
+                continue
             envelope = _Envelope(seen[hit], seen[-1], counts[row])
             ap[row, column] = np.trapezoid(envelope.at(_GRID), _GRID)
             if column == 0:

@@ -2,6 +2,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,25 @@ def test_containers_are_still_refused_without_a_server_that_stays(tmp_path: Path
         check=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == ["division by zero", "None"]
+
+
+def test_a_server_ends_with_its_process_even_when_that_is_killed(tmp_path):
+    code = (
+        "import time; from flows.temporary_api import TemporaryApi; "
+        "print(TemporaryApi()._process.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(  # noqa: S603  our own script
+        [sys.executable, "-c", code],
+        cwd=Path(temporary_api.__file__).parents[1],
+        env={**os.environ, "PREFECT_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        server = Path("/proc", process.stdout.readline().strip())
+        assert server.exists()
+        process.kill()
+    end = time.monotonic() + 30
+    while server.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not server.exists()

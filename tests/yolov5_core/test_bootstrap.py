@@ -42,6 +42,20 @@ def test_a_picture_that_is_drawn_twice_counts_like_two_pictures(night: int):
     assert np.isnan(ap[~present]).all()
 
 
+def test_a_class_found_in_crowds_alone_has_no_precision_to_speak_of():
+    seen = [0, 0, 10, 10, 0.9]
+    found = ImageDetections(
+        0,
+        np.array([[*seen, 0], [*seen, 1]], np.float32),
+        np.array([[0, 0, 0, 10, 10], [1, 50, 50, 60, 60]], np.float32),
+        np.array([[1, 0, 0, 20, 20]], np.float32),
+    )
+    metrics = detection_metrics([found])
+    np.testing.assert_allclose(metrics.ap[0], 1, atol=0.01)
+    assert not metrics.ap[1].any()
+    assert not _Measured([found]).average_precision(np.ones((1, 1)))[0, 1].any()
+
+
 def test_many_draws_at_once_are_the_draws_one_by_one():
     found = simulated_pictures(0, 20, {})
     weights = np.stack([_draw(0, number, 20) for number in range(7)])
