@@ -15,7 +15,6 @@ from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows import stages
-from flows.evolve_command import GENERATIONS
 from tasks.evolution import (
     Evolution,
     begin_evolution,
@@ -30,7 +29,7 @@ from tasks.generations import Generation, Plan, now
 from tasks.lease import LeaseLostError, StageBusyError, Watch, leased
 from tasks.records import Prepared, prepared_from
 from tasks.run import load_run, preflight
-from tasks.settings import RetrainConfig
+from tasks.settings import GENERATIONS, RetrainConfig
 from tasks.stage import code_version, read_stage
 from tasks.store import open_store
 from tasks.task_options import RETRIED

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flows.cli import config_of, parse_flags, ready_prefect, settings_parser, shorten_errors
+from tasks.settings import GENERATIONS
 
 if TYPE_CHECKING:
     from flows.evolve import EvolutionSummary
 
-GENERATIONS = 100  # the default, as in v3
 
 _EPILOG = """\
 Each generation trains with another table of hyperparameters, made from one of the five best so far,

@@ -27,6 +27,7 @@ RunOn = Literal["here", "docker", "kubernetes"]
 SAMPLE = "sample"  # the `data` value that draws pictures instead of reading them
 LATEST = "latest"  # the `resume` value that takes the newest run of the store
 CHAMPION = "champion"  # the `weights` value that takes the best model published so far
+GENERATIONS = 100  # of an evolution, where nobody says how many, as in v3
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # start time, "_" and a name
