@@ -77,6 +77,8 @@ BENCH_WEIGHTS ?=
 BENCH_PICTURES ?= 100000
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prepare --pictures $(BENCH_PICTURES)
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.transfers
 	$(BIN)/python -m benchmarks.evolution
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.epoch

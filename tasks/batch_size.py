@@ -8,7 +8,7 @@ import torch
 from yolov5_core.auto_batch import CudaMeter, MemoryMeter, largest_batch
 from yolov5_core.config import TrainConfig
 from yolov5_core.model import Detector
-from yolov5_core.step_policy import StepPolicy
+from yolov5_core.step_policy import usual_policy
 from yolov5_core.trainer import loss_of
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def with_batch_size(
             return training
         meter = CudaMeter(device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    policy = StepPolicy(mixed=device.type == "cuda")
+    policy = usual_policy(device, training.precision)
     loss = loss_of(model, training)
     found = largest_batch(model, loss, training, policy, meter, pictures)
     return replace(training, batch_size=found)

@@ -2,7 +2,7 @@
 
 import torch
 
-from yolov5_core.config import ConfigError, TrainConfig
+from yolov5_core.config import ConfigError, Precision, TrainConfig
 
 
 def pick_device(device: str, local_rank: int = 0) -> torch.device:
@@ -24,6 +24,16 @@ def pick_device(device: str, local_rank: int = 0) -> torch.device:
     if number >= found:
         raise ConfigError(f"device={device}: this machine has {found} GPUs; use device=cpu")
     return torch.device("cuda", number)
+
+
+def require_precision(device: torch.device, precision: Precision) -> None:
+    """Makes sure that a GPU computes in what a run asks for.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("precision=bfloat16: this GPU does not compute in it; use mixed")
 
 
 def require_gpus(device: str, gpus: int) -> None:

@@ -17,6 +17,7 @@ from yolov5_core.config import (
     IouKind,
     LrCurve,
     OptimizerKind,
+    Precision,
     nearest,
     shipped_tables,
 )
@@ -220,6 +221,12 @@ class RetrainConfig:
     )
     optimizer: OptimizerKind = setting(  # noqa: RUF009  setting makes a field, no shared default
         "sgd", "how the weights move", group="training"
+    )
+    precision: Precision = setting(  # noqa: RUF009  as above
+        "mixed",
+        "of training on a GPU: float16 where it suffices, bfloat16 there (newer GPUs), or float32 "
+        "in full; a CPU always takes the last",
+        group="training",
     )
     lr_curve: LrCurve = setting(  # noqa: RUF009  as above
         "linear", "how the learning rate falls", group="training"

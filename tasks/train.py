@@ -21,7 +21,7 @@ import torch
 from tasks import checkpoints
 from tasks.batch_size import with_batch_size
 from tasks.datasets import open_run_data
-from tasks.device import pick_device, tune_convolutions
+from tasks.device import pick_device, require_precision, tune_convolutions
 from tasks.digests import file_sha256
 from tasks.epochs import TrainingRun, run_epoch
 from tasks.group import RESTARTS, RankLostError, Team, assembled
@@ -111,6 +111,7 @@ def train_config(info: RunInfo) -> TrainConfig:
         iou=c.iou,
         autobalance=c.autobalance,
         optimizer=c.optimizer,
+        precision=c.precision,
         freeze=c.freeze,
         multi_scale=c.multi_scale,
         rect=c.rect,
@@ -249,6 +250,7 @@ def _begin(
     """Model, data and trainer, at the newest checkpoint if there is one."""
     config, training = info.config, train_config(info)
     device = pick_device(config.device)
+    require_precision(device, training.precision)
     tune_convolutions(training)
     data = open_run_data(context.store, prepared, config)
     names, splits = data.names, data.splits

@@ -144,7 +144,7 @@ RETRAIN_FIELDS = """
     bucket promote min_gain max_class_loss mlflow store run run_on dask resume device gpus
     workers seed nosave save_period checkpoint_minutes max_hours deadline notest
     test_time_augmentation cfg weights freeze noautoanchor epochs patience batch_size auto_batch
-    image_size multi_scale quad hyp optimizer lr_curve iou autobalance
+    image_size multi_scale quad hyp optimizer precision lr_curve iou autobalance
 """
 HYPERPARAMETER_FIELDS = """
     lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw obj

@@ -10,7 +10,7 @@ import torch
 from yolov5_core.config import TrainConfig
 from yolov5_core.loss import DetectionLoss
 from yolov5_core.model import Detector
-from yolov5_core.step_policy import StepPolicy
+from yolov5_core.step_policy import StepPolicy, autocast
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,6 @@ def _step(
     targets = torch.full((count, 6), 0.5)
     targets[:, 0], targets[:, 1] = torch.arange(count) // _BOXES, 0
     targets[:, 4:] = torch.linspace(0.05, 0.5, count)[:, None]
-    with torch.autocast(device.type, enabled=policy.mixed):
+    with autocast(policy, device):
         raw = model(images)
     loss(raw, targets)[0].backward()  # type: ignore[no-untyped-call]

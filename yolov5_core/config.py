@@ -13,6 +13,7 @@ from yolov5_core.strict_yaml import YamlError, load_yaml, load_yaml_file
 IouKind = Literal["ciou", "giou"]
 LrCurve = Literal["linear", "cosine", "v3cosine"]
 OptimizerKind = Literal["sgd", "adam", "adamw"]
+Precision = Literal["mixed", "bfloat16", "full"]
 
 
 class ConfigError(ValueError):
@@ -162,6 +163,7 @@ class TrainConfig:
     iou: IouKind = "ciou"
     autobalance: bool = False
     optimizer: OptimizerKind = "sgd"
+    precision: Precision = "mixed"  # of steps on a GPU
     freeze: tuple[int, ...] = ()
     multi_scale: bool = False
     rect: bool = False

@@ -28,7 +28,7 @@ from yolov5_core.randomness import generator
 from yolov5_core.results import ResultsRow, format_row
 from yolov5_core.samples import ImageReader, SampleKey, TrainingSamples
 from yolov5_core.schedule import scaled_weight_decay, schedule_of, settings_at
-from yolov5_core.step_policy import StepPolicy, parts
+from yolov5_core.step_policy import StepPolicy, autocast, parts, usual_policy
 from yolov5_core.sync_batch_norm import synchronise
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Trainer:
             momentum=config.hyp.momentum,
             weight_decay=scaled_weight_decay(config.hyp.weight_decay, config.batch_size),
         )
-        self.use(StepPolicy(mixed=device.type == "cuda"))
+        self.use(usual_policy(device, config.precision))
         self.loss = loss_of(self.model, config)
         self.group = ALONE
         self.train_reader = ImageReader(train, config.image_size, augmenting=True)
@@ -116,7 +116,8 @@ class Trainer:
     def use(self, policy: StepPolicy) -> None:
         """Computes the steps from here on in another way."""
         self.policy = policy
-        scaled = policy.mixed and self.device.type == "cuda"  # bfloat16, on a CPU, needs no scale
+        on_gpu = self.device.type == "cuda"  # on a CPU, too, it is bfloat16, which needs no scale
+        scaled = policy.mixed and on_gpu and not policy.bfloat16
         self.scaler = torch.amp.GradScaler("cuda", enabled=scaled)
 
     def join(self, group: Group) -> None:
@@ -194,7 +195,7 @@ class Trainer:
         self.group.begin_gradients(self.model.parameters())
         sizes, shares = self.group.split(len(images), self.policy.micro_batches)
         for (part, own), share in zip(parts(images, targets, sizes), shares, strict=True):
-            with torch.autocast(self.device.type, enabled=self.policy.mixed):
+            with autocast(self.policy, self.device):
                 raw = self.model(part)
             total, part_items = self.loss(raw, own)  # the total is times its pictures: they add up
             if self.config.quad:

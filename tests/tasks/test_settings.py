@@ -66,6 +66,7 @@ def test_an_image_size_that_is_no_multiple_of_32_is_refused_with_a_size_that_is(
         ("store", ""),
         ("freeze", (-1,)),
         ("lr_curve", "steps"),
+        ("precision", "half"),
         ("iou", "diou"),
         ("run", "latest"),
         ("patience", -1),
@@ -293,6 +294,7 @@ configs = st.builds(
     optimizer=st.sampled_from(["sgd", "adam", "adamw"]),
     max_drift=st.floats(0, 1),
     lr_curve=st.sampled_from(["linear", "cosine", "v3cosine"]),
+    precision=st.sampled_from(["mixed", "bfloat16", "full"]),
 )
 
 

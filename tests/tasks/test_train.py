@@ -4,7 +4,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from tasks.device import pick_device
+from tasks.device import pick_device, require_precision
 from tasks.records import RunInfo
 from tasks.settings import RetrainConfig
 from tasks.train import train_config
@@ -34,6 +34,7 @@ def test_every_setting_of_training_comes_from_the_runs_settings():
         "iou": "giou",
         "autobalance": True,
         "optimizer": "adamw",
+        "precision": "bfloat16",
         "freeze": (1, 2),
         "multi_scale": True,
         "quad": True,
@@ -69,3 +70,16 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_count():
     found = torch.cuda.device_count()
     with pytest.raises(ConfigError, match=f"device=99: this machine has {found} GPUs"):
         pick_device("99")
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_gpu_without_bfloat16_is_told_from_one_that_has_it(able, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: able)
+    gpu = torch.device("cuda", 0)
+    require_precision(gpu, "mixed")
+    require_precision(torch.device("cpu"), "bfloat16")
+    if able:
+        require_precision(gpu, "bfloat16")
+    else:
+        with pytest.raises(ConfigError, match="precision=bfloat16: this GPU does not"):
+            require_precision(gpu, "bfloat16")

@@ -40,6 +40,14 @@ def test_an_epoch_in_mixed_precision_trains_with_a_finite_loss(tiny_data: Data):
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "full"])
+def test_other_precisions_train_without_a_loss_scale(tiny_data: Data, precision: str):
+    trainer = tiny_trainer(*tiny_data, device=GPU, precision=precision)
+    losses = [trainer.train_epoch().losses for _ in range(2)]
+    assert all(math.isfinite(loss) for epoch in losses for loss in epoch)
+    assert not trainer.scaler.is_enabled()
+
+
 def test_the_first_losses_are_those_of_a_cpu(tiny_data: Data):
     losses = [tiny_trainer(*tiny_data, device=d).train_epoch().losses for d in (CPU, GPU)]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
