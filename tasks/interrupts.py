@@ -36,6 +36,9 @@ class Termination:
         if self.asked:
             self.strike()
         self.asked = True
+        # Who ends a whole group of processes ends the loader's workers, too; torch would raise that
+        # wherever we are, amid the saving of the state. It is told when the next batch is wanted.
+        signal.signal(signal.SIGCHLD, _ignored)
         signal.setitimer(signal.ITIMER_REAL, GRACE)
 
     def strike(self) -> NoReturn:
@@ -52,6 +55,10 @@ class Termination:
         )
 
 
+def _ignored(_number: int, _frame: FrameType | None) -> None:
+    """Handles a signal by doing nothing: to ignore SIGCHLD would take away exit statuses."""
+
+
 @contextmanager
 def termination() -> Iterator[Termination]:
     """Keeps SIGTERM while the block runs; the block asks for it at its boundaries.
@@ -61,7 +68,7 @@ def termination() -> Iterator[Termination]:
     if threading.current_thread() is not threading.main_thread():
         yield Termination(None)
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before, of_children = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGCHLD)
     kept = Termination(before)
     alarm = signal.signal(signal.SIGALRM, lambda _number, _frame: kept.strike())
     try:
@@ -70,6 +77,8 @@ def termination() -> Iterator[Termination]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, alarm)
+        if kept.asked:
+            signal.signal(signal.SIGCHLD, of_children)
 
 
 @contextmanager

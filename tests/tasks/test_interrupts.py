@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -100,3 +101,18 @@ def test_prefect_knows_meanwhile_that_a_stop_will_be_heeded():
             assert stop.asked
         assert signal.getsignal(signal.SIGTERM) is before
         assert can_ack_control_intent()
+
+
+def test_children_that_the_same_signal_ended_do_not_disturb_what_is_saved_then():
+    def complains(*_: object) -> None:
+        raise RuntimeError("a worker is killed by signal: Terminated")
+
+    before = signal.signal(signal.SIGCHLD, complains)
+    try:
+        with termination() as stop:
+            terminate()
+            assert stop.asked
+            subprocess.run(["true"], check=True)  # noqa: S607  its end is a child's
+        assert signal.getsignal(signal.SIGCHLD) is complains
+    finally:
+        signal.signal(signal.SIGCHLD, before)
