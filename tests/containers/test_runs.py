@@ -15,9 +15,9 @@ from uuid import UUID
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
+from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Scheduled
 
-from flows.services import SILENCE_S
 from tasks.lease import outcome
 from tasks.records import STAGES, StageRecord
 from tasks.settings import RetrainConfig
@@ -229,11 +229,12 @@ def test_a_cancelled_run_leaves_no_container_and_no_lease(site, data):
     with site.client() as client:
         client.set_flow_run_state(run, Cancelling())
     site.wait(60 + STALL_S, lambda: containers() == [], "its container to go")
-    # "Cancelled"; or, if a stall of the server lost that word, "Crashed" after the silence.
-    state = site.finished(run, 60 + SILENCE_S)
-    assert state.is_cancelled() or state.is_crashed()
     told = outcome(store, f"runs/{RUN}/stages", "train")
     assert told is not None
     assert told["ended"]
+    site.wait(60, lambda: store.exists("history/street/00000001.json"), "the run card")
     card = json.loads(store.read_bytes("history/street/00000001.json"))
     assert card["run"] == RUN
+    # Nothing runs any more; what the server says of it comes last, and a stall of its database may
+    # lose that word: then it says Cancelling until the next `make up`.
+    assert site.state(run).type in (StateType.CANCELLED, StateType.CANCELLING)
