@@ -127,7 +127,7 @@ def _cpu(pid: int) -> dict[str, float]:
 
 
 def _is_server(pid: str) -> bool:
-    return b"uvicorn" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"temporary_server" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _used(pid: int | str) -> float:
