@@ -254,7 +254,7 @@ def _sample(index: int, labels: np.ndarray) -> ValidationSample:
 
 def scale() -> tuple[Figures, Rows]:
     """CPU seconds of metrics and confusion matrix against the number of pictures."""
-    sizes = (1_000, 5_000, 20_000, 50_000)
+    sizes = (1_000, 5_000, 20_000, 100_000)
     everything = coco_like(sizes[-1], _CLASSES)
     points = []
     for size in sizes:
@@ -281,7 +281,7 @@ def main() -> None:
     arguments.add_argument("--pictures", type=int, default=5_000, help="of the metrics part")
     arguments.add_argument("--rounds", type=int, default=3, help="of the suppression part")
     arguments.add_argument(
-        "--scale", action="store_true", help="metrics at 1,000 to 50,000 pictures"
+        "--scale", action="store_true", help="metrics at 1,000 to 100,000 pictures"
     )
     options = arguments.parse_args()
     torch.set_num_threads(1)  # what NMS costs is not set against two threads of the network
