@@ -3,11 +3,9 @@
 Only the store is asked: Prefect's database may be gone, and torch is not needed.
 """
 
-import argparse
 from collections.abc import Sequence
-from typing import NoReturn
 
-from yolov5_core.config import ConfigError
+from flows.command_parser import CommandParser
 
 _EPILOG = """\
 examples:
@@ -18,11 +16,6 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"compare: {message}")
-
-
 def compare_command(argv: Sequence[str]) -> str:
     """Does what the command line says and returns the table.
 
@@ -30,12 +23,10 @@ def compare_command(argv: Sequence[str]) -> str:
         ConfigError: Unknown flags or runs.
         StoreError: The store failed.
     """
-    parser = _Parser(
-        prog="yolov5-retrain compare",
+    parser = CommandParser(
+        "compare",
         description="Shows two or more runs beside each other; changes are against the first.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="id of a run")
     parser.add_argument("--store", default="store", help="where they live (default: store)")

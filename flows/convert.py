@@ -1,11 +1,10 @@
 """`yolov5-retrain convert`: public checkpoints to ours, weights of ours for the public program."""
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from flows.command_parser import CommandParser
 from yolov5_core.config import ConfigError
 
 _EPILOG = """\
@@ -20,11 +19,6 @@ Which way is seen from the file.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"convert: {message}")
-
-
 def convert_command(argv: Sequence[str]) -> str:
     """Does what the command line says and returns what there is to say.
 
@@ -33,12 +27,10 @@ def convert_command(argv: Sequence[str]) -> str:
         CheckpointError, ForeignCheckpointError: A file of neither kind.
         CheckpointWriteError, StoreError: It cannot be written or read.
     """
-    parser = _Parser(
-        prog="yolov5-retrain convert",
+    parser = CommandParser(
+        "convert",
         description="Converts a checkpoint between the public program's format and ours.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("source", metavar="FILE", help="path or URL of a .pt file")
     parser.add_argument("target", metavar="NEW", type=Path, help="the file to write")

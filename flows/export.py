@@ -4,12 +4,12 @@ A file that does not say what the original says is written to the folder, with t
 published.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from flows.command_parser import CommandParser
 from yolov5_core.config import ConfigError
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ On up to 20 of the pictures the exported files are run (onnxruntime, OpenCV, tor
 with the checkpoint: boxes must agree to 0.001 pixels (large ones as far as float32 goes) and scores
 to 0.0001. ONNX needs two packages more: pip install onnx onnxruntime.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"export: {message}")
 
 
 def export_command(argv: Sequence[str]) -> str:
@@ -87,13 +82,11 @@ def export_command(argv: Sequence[str]) -> str:
     return _told(done, published)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="yolov5-retrain export",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "export",
         description="Writes a checkpoint as ONNX or TorchScript and compares it with the original.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--weights", required=True, help="path or URL of a checkpoint, ours or a public one")

@@ -1,9 +1,9 @@
 """`yolov5-retrain predict`: what a model finds in pictures, videos or a camera."""
 
-import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from flows.command_parser import CommandParser
 from tasks.settings import CHAMPION
 from yolov5_core.config import ConfigError
 
@@ -25,11 +25,6 @@ Drawn pictures and videos, predictions.json (COCO results) and what else is aske
 the folders of the pictures are only read. A picture that cannot be read is named and left out.
 """
 _FAULTS_SHOWN = 10
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"predict: {message}")
 
 
 def predict_command(argv: Sequence[str]) -> str:
@@ -108,13 +103,11 @@ def describe(done: "PredictSummary", batch_size: int) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="yolov5-retrain predict",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "predict",
         description="Finds objects in pictures, videos or a camera, and shows them.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(

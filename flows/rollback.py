@@ -3,14 +3,13 @@
 Neither Prefect nor torch is needed: a bad model must go at once, from any machine.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
 
+from flows.command_parser import CommandParser
 from tasks import champions
 from tasks.champions import Champion
 from tasks.errors import StoreUnavailableError
@@ -30,11 +29,6 @@ Nothing is deleted: going back is one more entry of the log, and can be taken ba
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"rollback: {message}")
-
-
 def rollback_command(argv: Sequence[str]) -> str:
     """Does what the command line says and returns what there is to say.
 
@@ -42,12 +36,10 @@ def rollback_command(argv: Sequence[str]) -> str:
         ConfigError: Unknown flags, or nothing to go back to.
         StoreError: The bucket failed.
     """
-    parser = _Parser(
-        prog="yolov5-retrain rollback",
+    parser = CommandParser(
+        "rollback",
         description="Makes an earlier champion the champion again.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--bucket", required=True, help="where the champions are")
     parser.add_argument("--name", default="", help="of the model, as its runs have it")
