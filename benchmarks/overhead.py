@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from prefect.testing.utilities import prefect_test_harness
 
+from flows.heartbeats import our_heartbeats
 from flows.retrain import retrain
 from tasks.prepare import SAMPLE_TRAIN, SAMPLE_VAL
 from tasks.records import STAGES
@@ -112,7 +113,8 @@ def nightly_flow(
         device="cpu",
         run_on=run_on,
     )
-    summary = retrain(config)
+    with our_heartbeats():  # as the command does
+        summary = retrain(config)
     store = open_store(config.store)
     records = {stage: read_stage(store, summary.run, stage) for stage in STAGES}
     return {stage: record.seconds for stage, record in records.items() if record}

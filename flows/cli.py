@@ -345,6 +345,7 @@ def _lead(command: Command) -> str:
     alone = command.config.run_on == "here" and not command.config.resume
     api = start_temporary_api() if alone else None
     # They take seconds to import, and --help must not wait for it.
+    from flows.heartbeats import our_heartbeats  # noqa: PLC0415
     from flows.retrain import retrain  # noqa: PLC0415
     from flows.stages import STAGE_FLOWS, load, write_report  # noqa: PLC0415
 
@@ -356,7 +357,8 @@ def _lead(command: Command) -> str:
         shorten_errors()
     config, only = command.config, command.only
     if not only:
-        return format_summary(retrain(config))
+        with our_heartbeats():
+            return format_summary(retrain(config))
     if only == REPORT:
         return f"the run card is {write_report(config.store, config.run)}"
     STAGE_FLOWS[only](config.store, config.run)

@@ -15,6 +15,7 @@ from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows import stages
+from flows.heartbeats import beating, our_heartbeats
 from tasks.evolution import (
     Evolution,
     begin_evolution,
@@ -62,6 +63,7 @@ def _run_name() -> str:
 
 
 @flow(name="evolve", flow_run_name=_run_name, persist_result=False)
+@beating
 def evolve(
     config: RetrainConfig = RetrainConfig(),  # noqa: B008  it is frozen
     generations: int = GENERATIONS,
@@ -114,7 +116,8 @@ def _train(evolution: Evolution, plan: Plan) -> None:
              plan.generation, evolution.info.run, plan.parent)  # fmt: skip
     begun = time.monotonic()
     info = begin_generation(evolution, plan)
-    results, fault = generation(info.config.store, info.run)
+    with our_heartbeats():
+        results, fault = generation(info.config.store, info.run)
     record_generation.with_options(task_run_name=f"record {plan.generation}")(
         evolution,
         Generation(
@@ -130,6 +133,7 @@ def _train(evolution: Evolution, plan: Plan) -> None:
 
 
 @flow(name="generation", flow_run_name="{run}", persist_result=False)
+@beating
 def generation(store: str, run: str) -> tuple[list[str], str]:
     """Trains with a generation's table and evaluates once; keeps no weights and draws nothing.
 

@@ -53,10 +53,12 @@ def evolve_command(argv: Sequence[str]) -> str:
     config = config_of(given)
     ready_prefect()
     from flows.evolve import evolve  # noqa: PLC0415  it takes seconds to import
+    from flows.heartbeats import our_heartbeats  # noqa: PLC0415  as above
 
     if not debug:
         shorten_errors()
-    return describe(evolve(config, generations))
+    with our_heartbeats():
+        return describe(evolve(config, generations))
 
 
 def describe(summary: "EvolutionSummary") -> str:

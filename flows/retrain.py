@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from prefect import flow, runtime
 
 from flows import stages
+from flows.heartbeats import beating, our_heartbeats
 from flows.report import report
 from tasks.dispatch import require_deployments, run_elsewhere
 from tasks.records import (
@@ -31,6 +32,7 @@ def _run_name() -> str:
 
 
 @flow(name="retrain", flow_run_name=_run_name, persist_result=False)
+@beating
 def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B008  it is frozen
     """Prepare, train, evaluate, finalize, upload, plot; then the run card, also after a failure.
 
@@ -58,7 +60,8 @@ def retrain(config: RetrainConfig = RetrainConfig()) -> RunSummary:  # noqa: B00
 
 def _run(stage: str, info: RunInfo) -> None:
     if info.config.run_on == "here":
-        stages.STAGE_FLOWS[stage](info.config.store, info.run)
+        with our_heartbeats():
+            stages.STAGE_FLOWS[stage](info.config.store, info.run)
     else:
         run_elsewhere(stage, info)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.heartbeats import beating
 from tasks.records import Artifact, Prepared, Published, RunInfo, StageRecord, prepared_from
 from tasks.run import load_run, require_own, save_run
 from tasks.stage import read_stage
@@ -20,6 +21,7 @@ from yolov5_core.config import ConfigError
 
 
 @flow(name="prepare", flow_run_name="prepare {run}", persist_result=False)
+@beating
 def prepare(store: str, run: str) -> Prepared:
     """Checks the pictures and labels and writes the data set's manifest."""
     from tasks.prepare import prepare_data  # noqa: PLC0415  each stage loads only what it needs
@@ -32,6 +34,7 @@ def prepare(store: str, run: str) -> Prepared:
 
 
 @flow(name="train", flow_run_name="train {run}", persist_result=False)
+@beating
 def train(store: str, run: str) -> StageRecord:
     """Trains the epochs that are not done yet."""
     from tasks.train import train_stage  # noqa: PLC0415  torch
@@ -40,6 +43,7 @@ def train(store: str, run: str) -> StageRecord:
 
 
 @flow(name="evaluate", flow_run_name="evaluate {run}", persist_result=False)
+@beating
 def evaluate(store: str, run: str) -> StageRecord:
     """Evaluates the best checkpoint, class by class."""
     from tasks.evaluate import evaluate_model  # noqa: PLC0415  torch
@@ -48,6 +52,7 @@ def evaluate(store: str, run: str) -> StageRecord:
 
 
 @flow(name="finalize", flow_run_name="finalize {run}", persist_result=False)
+@beating
 def finalize(store: str, run: str) -> StageRecord:
     """Renames and strips the checkpoints."""
     from tasks.finalize import finalize_run  # noqa: PLC0415  torch
@@ -56,6 +61,7 @@ def finalize(store: str, run: str) -> StageRecord:
 
 
 @flow(name="upload", flow_run_name="upload {run}", persist_result=False)
+@beating
 def upload(store: str, run: str) -> tuple[Published, ...]:
     """Publishes weights and results to the bucket."""
     from tasks.upload import upload_files  # noqa: PLC0415  as above
@@ -66,6 +72,7 @@ def upload(store: str, run: str) -> tuple[Published, ...]:
 
 
 @flow(name="promote", flow_run_name="promote {run}", persist_result=False)
+@beating
 def promote(store: str, run: str) -> StageRecord:
     """Compares the new model with the champion; the better one is the champion then."""
     from tasks.promote import promote_model  # noqa: PLC0415  torch
@@ -74,6 +81,7 @@ def promote(store: str, run: str) -> StageRecord:
 
 
 @flow(name="plot", flow_run_name="plot {run}", persist_result=False)
+@beating
 def plot(store: str, run: str) -> StageRecord:
     """Draws the pictures of the run."""
     from tasks.plot import plot_run  # noqa: PLC0415  matplotlib

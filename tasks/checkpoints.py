@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from tasks.errors import StoreUnavailableError
@@ -78,13 +77,13 @@ def resume(store: Store, run: str, attempt: int) -> Pointer | None:
     return _add(store, run, attempt, lambda: replace(_newest_whole(store, run), attempt=attempt))
 
 
-def commit(store: Store, run: str, local: Path, saved: Saved) -> Pointer:
+def commit(store: Store, run: str, content: bytes, saved: Saved) -> Pointer:
     """Stores a checkpoint and points the log at it; safe to repeat.
 
     Args:
         store: Where the run lives.
         run: Run id.
-        local: The checkpoint file.
+        content: Of the checkpoint's file.
         saved: What it is.
 
     Raises:
@@ -97,12 +96,12 @@ def commit(store: Store, run: str, local: Path, saved: Saved) -> Pointer:
     before = found if found and found.attempt == saved.attempt else None
     # No entry names it yet: this attempt's have other numbers, and those of others are told apart.
     name = f"step-{saved.step:08d}-{number + 1:06d}-{saved.attempt:04d}.pt"
-    last = store.put_file(local, f"{_folder(run)}/{name}")
+    last = store.put_bytes(content, f"{_folder(run)}/{name}")
     best = last if saved.is_best else before and before.best
     kept = before.kept if before else ()
     if saved.is_kept:
         key = run_key(run, f"weights/epoch{saved.epoch}.pt")
-        kept = (*(a for a in kept if a.key != key), store.put_file(local, key))
+        kept = (*(a for a in kept if a.key != key), store.put_bytes(content, key))
     pointer = Pointer(
         epoch=saved.epoch,
         last=last,

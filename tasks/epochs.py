@@ -25,7 +25,6 @@ from tasks.task_options import PLAIN, RETRIED
 from tasks.time_limit import TimeLimit
 from tasks.upload import publish_results
 from yolov5_core import checkpoint
-from yolov5_core.checkpoint import CheckpointWriteError
 from yolov5_core.epochs import EpochReport
 from yolov5_core.evaluation import Evaluation
 from yolov5_core.events import write_events
@@ -147,7 +146,7 @@ def _between_steps(run: TrainingRun) -> None:
 def _save_if_possible(run: TrainingRun) -> None:
     try:
         save_state(run)
-    except (StoreError, CheckpointWriteError, TrainingDivergedError) as error:
+    except (StoreError, TrainingDivergedError) as error:
         log.warning("the state after step %d is not saved: %s", run.trainer.step, error)
 
 
@@ -200,7 +199,7 @@ def save_state(run: TrainingRun) -> None:
 
     Raises:
         TrainingDivergedError: The loss is no number.
-        StoreError, CheckpointWriteError: It could not be saved.
+        StoreError: It could not be saved.
     """
     trainer = run.trainer
     if run.info.config.nosave or trainer.report is None:
@@ -217,13 +216,11 @@ def _save(run: TrainingRun, found: Evaluation | None, *, is_best: bool, is_kept:
     context.lease.check()
     payload = {**trainer.state(), **_description(run, found)}
     payload["resume"]["trained_s"] = run.trained_s + time.monotonic() - run.started
-    path = context.scratch / "checkpoint.pt"
-    checkpoint.save(payload, path)
     under_way = 0 if trainer.report is None else trainer.batch or len(trainer.loader)
     checkpoints.commit(
         context.store,
         context.run,
-        path,
+        checkpoint.encode(payload),
         checkpoints.Saved(
             epoch=len(trainer.history) - 1,
             is_best=is_best,

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 from torch.distributed import (  # type: ignore[attr-defined]  # its stubs hide them
@@ -78,9 +77,7 @@ class Team:
                 start_new_session=True,  # Ctrl-C is for rank 0, and what it leaves can be found
             )
 
-    def join(
-        self, trainer: Trainer, config: RetrainConfig, prepared: Prepared, scratch: Path
-    ) -> None:
+    def join(self, trainer: Trainer, config: RetrainConfig, prepared: Prepared) -> None:
         """Brings all ranks to the trainer's state; from then on it takes its steps with them.
 
         Raises:
@@ -102,16 +99,14 @@ class Team:
         log.info("training in a group of %d processes; waiting for them", place.world_size)
         if not meeting.wait("ready", self._look, _START_S):
             raise RankLostError(f"not all {place.world_size} ranks were ready in {_START_S:.0f} s")
-        path = scratch / "group.pt"
         description = {"description": trainer.model.description.to_mapping()}
-        checkpoint.save({**trainer.state(), **description}, path)
+        state = checkpoint.encode({**trainer.state(), **description})
         if trainer.device.type == "cuda":
             torch.cuda.set_device(trainer.device)
         group = self._joined.enter_context(
             joined(meeting.store, 0, place.world_size, trainer.device, _ANSWER_S)
         )
-        group.send(path.read_bytes())
-        path.unlink()
+        group.send(state)
         trainer.join(group)
 
     @property

@@ -154,15 +154,13 @@ def in_bytes(size: int) -> str:
 def _checkpoint_needs(
     context: StageContext, config: RetrainConfig, epoch: int, state: int
 ) -> list[Need]:
-    """Scratch holds the last checkpoint while the next is written, and the store a few."""
-    needs = [Need(what="the checkpoint being written", size=2 * state, place=context.scratch)]
+    """A store that is a folder holds a few; they are made in memory."""
     if context.store.folder is None:
-        return needs
+        return []
     saves = min(config.epochs - epoch, 1 if config.nosave else _CHECKPOINTS)
     folder = context.store.folder / run_key(context.run, "checkpoints")
     there = sum(path.stat().st_size for path in folder.glob("*.pt"))
-    stored = Need(what="checkpoints", size=max(saves * state - there, 0), place=folder)
-    return [*needs, stored]
+    return [Need(what="checkpoints", size=max(saves * state - there, 0), place=folder)]
 
 
 def _shared_bytes(trainer: Trainer) -> int:

@@ -292,7 +292,7 @@ def _begin(
     if config.cache_images:
         with progress_bar("caching pictures") as progress:
             trainer.cache_images(progress, reserve)
-    team.join(trainer, config, prepared, context.scratch)
+    team.join(trainer, config, prepared)
     log.info(
         "training on %s: %d pictures, %d validation pictures, %d classes",
         device,

@@ -39,6 +39,11 @@ class CheckpointWriteError(RuntimeError):
     """A checkpoint that could not be written; its cause, an OSError, says whether to try again."""
 
 
+def encode(payload: Mapping[str, Any]) -> bytes:
+    """The content of a checkpoint's file."""
+    return _encode({"format": FORMAT, "version": VERSION, **payload})
+
+
 def save(payload: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint so that the file is either whole or not there.
 
@@ -46,7 +51,7 @@ def save(payload: Mapping[str, Any], path: Path) -> None:
         CheckpointWriteError: The disk is full or not writable; an older file at `path` is
             untouched.
     """
-    _write({"format": FORMAT, "version": VERSION, **payload}, path)
+    _write(encode(payload), path)
 
 
 def save_state_dict(state_dict: Mapping[str, Tensor], path: Path) -> None:
@@ -55,17 +60,21 @@ def save_state_dict(state_dict: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         CheckpointWriteError: As `save`.
     """
-    _write(OrderedDict(state_dict), path)
+    _write(_encode(OrderedDict(state_dict)), path)
 
 
-def _write(content: Any, path: Path) -> None:
-    # In memory first: torch answers a write that failed, or that a signal cut off, with an error
-    # of its own, which says neither "disk full" nor "terminated".
+def _encode(content: Any) -> bytes:
+    # In memory, even for a file: torch answers a write that failed, or that a signal cut off, with
+    # an error of its own, which says neither "disk full" nor "terminated".
     encoded = io.BytesIO()
     torch.save(content, encoded)
+    return encoded.getvalue()  # no copy
+
+
+def _write(content: bytes, path: Path) -> None:
     try:
         with part_of(path) as part:
-            part.write_bytes(encoded.getbuffer())
+            part.write_bytes(content)
             settle(part, path)
     except OSError as error:
         full = error.errno in FULL

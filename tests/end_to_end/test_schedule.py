@@ -40,15 +40,16 @@ def one_server_and_unchanged_settings() -> None:
 
 def running_in(served: Stack, run: UUID, timeout_s: float = 60 + STALL_S) -> int:
     """Waits until a run trains and returns the id of its process."""
-
-    def trains() -> bool:
-        parents = FlowRunFilterParentFlowRunId(any_=[run])
-        with served.client() as client:
-            found = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parents))
-        return any(part.name.startswith("train ") for part in found)
-
-    served.wait(timeout_s, trains, f"run {run} to train")
+    served.wait(timeout_s, lambda: train_stages(served, run), f"run {run} to train")
     return int(served.flow_run(run).infrastructure_pid or 0)
+
+
+def train_stages(served: Stack, run: UUID) -> list[UUID]:
+    """Ids of the stage's flow runs within a run."""
+    parents = FlowRunFilterParentFlowRunId(any_=[run])
+    with served.client() as client:
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parents))
+    return [part.id for part in found if part.name.startswith("train ")]
 
 
 def cancel(served: Stack, run: UUID) -> None:
@@ -120,6 +121,8 @@ def test_a_run_without_heartbeats_is_crashed(served, data, tmp_path):
     assert state.is_crashed()
     assert state.message == f"no heartbeat for {SILENCE_S} s: the process or its machine is gone"
     assert time.monotonic() - killed < SILENCE_S + 30 + STALL_S
+    [stage] = train_stages(served, run)
+    assert served.finished(stage, 60).message == state.message
 
 
 def test_taking_the_server_down_cancels_what_runs_and_up_finds_it_so(served, data, tmp_path):

@@ -110,10 +110,8 @@ class Run:
         text = "".join(map(format_row, rows))
         self.store.put_bytes(text.encode(), context.key("results.txt"))
         self.publish(context, "plots/train_batch0.jpg", noise(64))
-        path = context.scratch / "checkpoint.pt"
-        path.write_bytes(b"weights")
         saved = checkpoints.Saved(epoch=count - 1, is_best=True, best_fitness=0.1)
-        checkpoints.commit(self.store, self.info.run, path, saved)
+        checkpoints.commit(self.store, self.info.run, b"weights", saved)
 
     def evaluate(self, _context: StageContext) -> Mapping[str, Any]:
         m = self.map50_95

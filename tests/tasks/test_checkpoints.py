@@ -1,7 +1,6 @@
 import hashlib
 import uuid
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
@@ -21,15 +20,9 @@ def store(request, tmp_path) -> Store:
     return open_store(where)
 
 
-@pytest.fixture
-def local(tmp_path) -> Path:
-    return tmp_path / "checkpoint.pt"
-
-
 def commit(
-    store: Store, local: Path, epoch: int, *, is_best: bool, is_kept: bool = False, attempt: int = 0
+    store: Store, epoch: int, *, is_best: bool, is_kept: bool = False, attempt: int = 0
 ) -> checkpoints.Pointer:
-    local.write_bytes(f"state of epoch {epoch}".encode())
     saved = checkpoints.Saved(
         epoch=epoch,
         is_best=is_best,
@@ -38,7 +31,7 @@ def commit(
         step=10 * (epoch + 1),
         attempt=attempt,
     )
-    return checkpoints.commit(store, RUN, local, saved)
+    return checkpoints.commit(store, RUN, f"state of epoch {epoch}".encode(), saved)
 
 
 def states(store: Store) -> list[bytes]:
@@ -51,53 +44,53 @@ def test_there_is_no_pointer_before_the_first_checkpoint(store):
     assert checkpoints.newest(store, RUN) is None
 
 
-def test_the_newest_checkpoint_is_what_was_committed_last(store, local):
-    commit(store, local, 0, is_best=True)
-    pointer = commit(store, local, 1, is_best=True)
+def test_the_newest_checkpoint_is_what_was_committed_last(store):
+    commit(store, 0, is_best=True)
+    pointer = commit(store, 1, is_best=True)
     assert checkpoints.newest(store, RUN) == pointer
     assert pointer.last == pointer.best
     assert store.read_bytes(pointer.last.key) == b"state of epoch 1"
     assert (pointer.epoch, pointer.best_fitness) == (1, 0.1)
 
 
-def test_the_best_stays_while_later_ones_are_worse(store, local):
-    best = commit(store, local, 0, is_best=True).best
+def test_the_best_stays_while_later_ones_are_worse(store):
+    best = commit(store, 0, is_best=True).best
     for epoch in (1, 2, 3):
-        assert commit(store, local, epoch, is_best=False).best == best
+        assert commit(store, epoch, is_best=False).best == best
     assert store.read_bytes(best.key) == b"state of epoch 0"
 
 
-def test_only_what_the_last_two_entries_name_is_kept(store, local):
+def test_only_what_the_last_two_entries_name_is_kept(store):
     for epoch in range(5):
-        commit(store, local, epoch, is_best=epoch == 1)
+        commit(store, epoch, is_best=epoch == 1)
     assert states(store) == [b"state of epoch 1", b"state of epoch 3", b"state of epoch 4"]
 
 
-def test_a_first_checkpoint_that_is_not_the_best_leaves_no_best(store, local):
-    assert commit(store, local, 0, is_best=False).best is None
+def test_a_first_checkpoint_that_is_not_the_best_leaves_no_best(store):
+    assert commit(store, 0, is_best=False).best is None
 
 
-def test_committing_an_epoch_again_is_safe(store, local):
+def test_committing_an_epoch_again_is_safe(store):
     """A retried task may have stored the object and lost the answer."""
-    commit(store, local, 0, is_best=True)
-    commit(store, local, 1, is_best=False)
-    pointer = commit(store, local, 1, is_best=False)
+    commit(store, 0, is_best=True)
+    commit(store, 1, is_best=False)
+    pointer = commit(store, 1, is_best=False)
     assert checkpoints.newest(store, RUN) == pointer
     assert store.read_bytes(pointer.last.key) == b"state of epoch 1"
     assert store.read_bytes(pointer.best.key) == b"state of epoch 0"
 
 
-def test_an_entry_that_was_cut_short_falls_back_to_the_one_before(store, local):
-    before = commit(store, local, 0, is_best=True)
-    commit(store, local, 1, is_best=True)
+def test_an_entry_that_was_cut_short_falls_back_to_the_one_before(store):
+    before = commit(store, 0, is_best=True)
+    commit(store, 1, is_best=True)
     store.put_bytes(b'{"epoch": 1, "la', f"runs/{RUN}/checkpoints/log/00000002.json")
     assert checkpoints.newest(store, RUN) == before
     assert store.read_bytes(before.last.key) == b"state of epoch 0"
 
 
-def test_what_is_kept_stays_under_its_epoch_and_is_in_every_later_entry(store, local):
+def test_what_is_kept_stays_under_its_epoch_and_is_in_every_later_entry(store):
     for epoch in range(6):
-        pointer = commit(store, local, epoch, is_best=False, is_kept=epoch % 2 == 1)
+        pointer = commit(store, epoch, is_best=False, is_kept=epoch % 2 == 1)
     assert [artifact.key for artifact in pointer.kept] == [
         f"runs/{RUN}/weights/epoch{epoch}.pt" for epoch in (1, 3, 5)
     ]
@@ -109,14 +102,14 @@ def test_what_is_kept_stays_under_its_epoch_and_is_in_every_later_entry(store, l
     assert states(store) == [b"state of epoch 4", b"state of epoch 5"]
 
 
-def test_keeping_an_epoch_again_names_it_once(store, local):
-    commit(store, local, 0, is_best=True, is_kept=True)
-    pointer = commit(store, local, 0, is_best=True, is_kept=True)
+def test_keeping_an_epoch_again_names_it_once(store):
+    commit(store, 0, is_best=True, is_kept=True)
+    pointer = commit(store, 0, is_best=True, is_kept=True)
     assert [artifact.key for artifact in pointer.kept] == [f"runs/{RUN}/weights/epoch0.pt"]
 
 
-def test_an_entry_of_the_first_version_keeps_nothing(store, local):
-    now = commit(store, local, 0, is_best=True)
+def test_an_entry_of_the_first_version_keeps_nothing(store):
+    now = commit(store, 0, is_best=True)
     first = {key: value for key, value in asdict(now).items() if key not in NEW}
     store.append_pointer(LOG, first)
     found = checkpoints.newest(store, RUN)
@@ -124,19 +117,18 @@ def test_an_entry_of_the_first_version_keeps_nothing(store, local):
     assert (found.kept, found.batch, found.attempt) == ((), 0, 0)
 
 
-def test_a_checkpoint_that_cannot_be_stored_leaves_the_log_as_it_was(local, tmp_path):
+def test_a_checkpoint_that_cannot_be_stored_leaves_the_log_as_it_was(tmp_path):
     store = open_store(str(tmp_path / "store"))
-    before = commit(store, local, 0, is_best=True)
+    before = commit(store, 0, is_best=True)
     (tmp_path / "store/runs/night/checkpoints/step-00000020-000002-0000.pt").mkdir()  # in the way
     with pytest.raises(StoreError, match="cannot write"):
-        commit(store, local, 1, is_best=True)
+        commit(store, 1, is_best=True)
     assert checkpoints.newest(store, RUN) == before
 
 
-def test_a_checkpoint_inside_an_epoch_tells_its_step_and_batch(store, local):
-    local.write_bytes(b"half an epoch")
+def test_a_checkpoint_inside_an_epoch_tells_its_step_and_batch(store):
     saved = checkpoints.Saved(epoch=-1, is_best=False, best_fitness=0, step=7, batch=7, attempt=1)
-    pointer = checkpoints.commit(store, RUN, local, saved)
+    pointer = checkpoints.commit(store, RUN, b"half an epoch", saved)
     assert checkpoints.newest(store, RUN) == pointer
     assert (pointer.epoch, pointer.step, pointer.batch, pointer.attempt) == (-1, 7, 7, 1)
     assert pointer.last.key == f"runs/{RUN}/checkpoints/step-00000007-000001-0001.pt"
@@ -147,12 +139,12 @@ def test_nothing_to_resume_is_none_and_leaves_no_entry(store):
     assert store.keys(LOG) == []
 
 
-def test_an_attempt_that_resumed_shuts_out_the_one_before(store, local):
-    first = commit(store, local, 0, is_best=True, attempt=1)
+def test_an_attempt_that_resumed_shuts_out_the_one_before(store):
+    first = commit(store, 0, is_best=True, attempt=1)
     resumed = checkpoints.resume(store, RUN, 2)
     assert resumed == replace(first, attempt=2)
     with pytest.raises(LeaseLostError, match=r"attempt 2 has gone on .* attempt 1 stops"):
-        commit(store, local, 1, is_best=True, attempt=1)
+        commit(store, 1, is_best=True, attempt=1)
     with pytest.raises(LeaseLostError):
         checkpoints.resume(store, RUN, 1)
     assert checkpoints.newest(store, RUN) == resumed
@@ -160,29 +152,29 @@ def test_an_attempt_that_resumed_shuts_out_the_one_before(store, local):
     assert len(store.keys(LOG)) == 2
 
 
-def test_a_commit_that_is_overtaken_right_before_its_entry_adds_none(store, local, monkeypatch):
-    first = commit(store, local, 0, is_best=True, attempt=1)
-    put_file = Store.put_file
+def test_a_commit_that_is_overtaken_right_before_its_entry_adds_none(store, monkeypatch):
+    first = commit(store, 0, is_best=True, attempt=1)
+    put_bytes = Store.put_bytes
 
     def paused(*args):  # while the object of epoch 1 is on its way
-        monkeypatch.setattr(Store, "put_file", put_file)
-        stored = put_file(*args)
+        monkeypatch.setattr(Store, "put_bytes", put_bytes)
+        stored = put_bytes(*args)
         checkpoints.resume(store, RUN, 2)
-        commit(store, local, 1, is_best=False, attempt=2)
+        commit(store, 1, is_best=False, attempt=2)
         return stored
 
-    monkeypatch.setattr(Store, "put_file", paused)
+    monkeypatch.setattr(Store, "put_bytes", paused)
     with pytest.raises(LeaseLostError):
-        commit(store, local, 1, is_best=True, attempt=1)
+        commit(store, 1, is_best=True, attempt=1)
     newest = checkpoints.newest(store, RUN)
     assert (newest.attempt, newest.best) == (2, first.best)
     assert store.holds(newest.last)
     assert store.holds(newest.best)
 
 
-def test_a_late_attempt_never_removes_what_a_newer_one_stored(store, local, monkeypatch):
+def test_a_late_attempt_never_removes_what_a_newer_one_stored(store, monkeypatch):
     """The newer one's object is there and its entry not yet, when the late one tidies up."""
-    commit(store, local, 0, is_best=True, attempt=1)
+    commit(store, 0, is_best=True, attempt=1)
     keys = Store.keys
     theirs = f"runs/{RUN}/checkpoints/step-00000020-000009-0002.pt"
 
@@ -192,23 +184,21 @@ def test_a_late_attempt_never_removes_what_a_newer_one_stored(store, local, monk
 
     monkeypatch.setattr(Store, "keys", paused)
     for epoch in (1, 2, 3):
-        commit(store, local, epoch, is_best=False, attempt=1)
+        commit(store, epoch, is_best=False, attempt=1)
     assert store.exists(theirs)
 
 
-def test_the_best_of_an_entry_that_was_not_resumed_from_is_not_taken_over(store, local):
+def test_the_best_of_an_entry_that_was_not_resumed_from_is_not_taken_over(store):
     """The newer attempt found no checkpoint and began anew; the late one then saved one."""
-    commit(store, local, 0, is_best=True, is_kept=True, attempt=1)
-    pointer = commit(store, local, 0, is_best=False, attempt=2)
+    commit(store, 0, is_best=True, is_kept=True, attempt=1)
+    pointer = commit(store, 0, is_best=False, attempt=2)
     assert (pointer.best, pointer.kept) == (None, ())
 
 
 @pytest.mark.parametrize("damage", [None, b"state of epoch X"])
-def test_a_run_goes_on_from_the_checkpoint_before_if_the_newest_is_damaged(
-    store, local, caplog, damage
-):
-    before = commit(store, local, 0, is_best=True, attempt=1)
-    newest = commit(store, local, 1, is_best=True, attempt=1)
+def test_a_run_goes_on_from_the_checkpoint_before_if_the_newest_is_damaged(store, caplog, damage):
+    before = commit(store, 0, is_best=True, attempt=1)
+    newest = commit(store, 1, is_best=True, attempt=1)
     if damage is None:
         store.delete(newest.last.key)
     else:
@@ -218,7 +208,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_if_the_newest_is_damaged(
     assert "step-00000020-000002-0001.pt is gone or changed" in caplog.text
 
 
-def test_without_any_whole_checkpoint_the_newest_is_what_is_tried(store, local):
-    newest = commit(store, local, 0, is_best=True, attempt=1)
+def test_without_any_whole_checkpoint_the_newest_is_what_is_tried(store):
+    newest = commit(store, 0, is_best=True, attempt=1)
     store.delete(newest.last.key)
     assert checkpoints.resume(store, RUN, 2) == replace(newest, attempt=2)

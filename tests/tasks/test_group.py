@@ -164,7 +164,7 @@ def test_what_a_rank_cannot_read_ends_training_with_its_sentence(work: Job):
         assembled(work.config) as team,
         pytest.raises(RankLostError, match=r"rank 1: .*manifest.json"),
     ):
-        team.join(trainer, work.config, missing, work.scratch)
+        team.join(trainer, work.config, missing)
 
 
 def test_no_gpus_and_no_word_of_the_cpu_is_refused():
