@@ -52,6 +52,17 @@ def train_stages(served: Stack, run: UUID) -> list[UUID]:
     return [part.id for part in found if part.name.startswith("train ")]
 
 
+def has_heartbeat(served: Stack, run: UUID) -> bool:
+    """Whether a sign of life of a flow run has come to the server."""
+    wanted = {
+        "event": {"name": ["prefect.flow-run.heartbeat"]},
+        "resource": {"id": [f"prefect.flow-run.{run}"]},
+    }
+    with served.client() as client:
+        found = client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1})
+    return bool(found.json()["events"])
+
+
 def cancel(served: Stack, run: UUID) -> None:
     with served.client() as client:
         client.request(
@@ -114,6 +125,8 @@ def test_a_run_outlives_the_death_of_its_server(served, data, tmp_path):
 def test_a_run_without_heartbeats_is_crashed(served, data, tmp_path):
     run = served.run("retrain/on-demand", tiny_config(data, tmp_path, epochs=LONG))
     process = running_in(served, run)
+    [stage] = train_stages(served, run)
+    served.wait(60 + STALL_S, lambda: has_heartbeat(served, stage), "a sign of life of the stage")
     served.kill("worker-orchestrator")  # else it would report its process's end at once
     os.kill(process, signal.SIGKILL)
     killed = time.monotonic()
@@ -121,7 +134,6 @@ def test_a_run_without_heartbeats_is_crashed(served, data, tmp_path):
     assert state.is_crashed()
     assert state.message == f"no heartbeat for {SILENCE_S} s: the process or its machine is gone"
     assert time.monotonic() - killed < SILENCE_S + 30 + STALL_S
-    [stage] = train_stages(served, run)
     assert served.finished(stage, 60).message == state.message
 
 
