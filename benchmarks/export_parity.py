@@ -1,41 +1,52 @@
-"""How far exported models are from their originals, on 20 real pictures.
+"""How far exported models are from their originals, on 20 real pictures, and what exact sums cost.
 
     python -m benchmarks.export_parity --data path/to/data.yaml --weights n.pt s.pt n6.pt
 
 The weights must be trained ones: a random network amplifies the rounding of float32 to whole
-pixels. Stated beside each: how far float32 itself is from float64, in torch, which no exported
-model can be expected to undercut.
+pixels. Compared with is the original in float64; stated beside each is how far its own float32 is.
+The seconds of one picture are taken in turns.
 """
 
 import hashlib
+import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import parser, report
-from yolov5_core.checkpoint import build_detector, load
+from benchmarks.measure import in_turns, parser, report
+from yolov5_core.checkpoint import load
 from yolov5_core.data_yaml import list_images, read_data_yaml
-from yolov5_core.export import (
-    ExportConfig,
-    Source,
-    export,
-    float64_check,
-    read_pictures,
-)
+from yolov5_core.export import ExportConfig, Source, as_input, export, read_pictures
+from yolov5_core.export_formats import ExportFacts, onnx_programs
 from yolov5_core.parity import Check
 
+_ROUNDS = 9
 
-def measured(source: Source, size: int, images: Sequence[np.ndarray]) -> list[Check]:
-    """Every format in every program, then float64."""
-    config = ExportConfig(formats=("onnx", "torchscript"), image_hw=(size, size))
+
+def measured(
+    source: Source, size: int, images: Sequence[np.ndarray]
+) -> tuple[list[Check], dict[str, list[float]]]:
+    """Every format in every program, the original in float32; seconds of a picture in ONNX."""
+    shown = as_input(images[0], (size, size))[None].astype(np.float32) / np.float32(255)
+    exact = replace(source, name=f"{source.name}-exact-sums")
+    plain_config = ExportConfig(formats=("onnx", "torchscript"), image_hw=(size, size))
+    exact_config = replace(plain_config, formats=("onnx",), exact_sums=True)
+    facts = ExportFacts(names=(), image_hw=(size, size), sha256=source.sha256)
     with tempfile.TemporaryDirectory() as folder:
-        checks = export(source, config, images, Path(folder)).checks
-    model = build_detector(source.payload, source.name)
-    exact = float64_check(model, images, (size, size))
-    return [*checks, replace(exact, file=f"{source.name}, float32 beside float64")]
+        plain = export(source, plain_config, images, Path(folder))
+        better = export(exact, exact_config, images, Path(folder))
+        runs: dict[str, Callable[[], Any]] = {
+            f"{path.name} {program.name}": partial(program.run, shown)
+            for path in (plain.models[0], better.models[0])
+            for program in onnx_programs(path, facts)
+        }
+        seconds = in_turns(runs, _ROUNDS)
+    return [*plain.checks, *better.checks, replace(plain.own, file=source.name)], seconds
 
 
 def main() -> None:
@@ -53,13 +64,17 @@ def main() -> None:
         path = Path(name)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         source = Source(payload=load(path), name=path.stem, sha256=digest)
-        for check in measured(source, size, images):
-            figures[f"{check.file} {check.program}"] = asdict(check)
+        checks, seconds = measured(source, size, images)
+        for check in checks:
+            what = f"{check.file} {check.program}"
             text = (
                 f"detected {check.detected:.2e} px ({check.detections}), all boxes "
                 f"{check.boxes:.2e} px, scores {check.scores:.2e}"
             )
-            rows.append((f"{check.file}, {check.program}", text))
+            if what in seconds:
+                text += f", {1e3 * statistics.median(seconds[what]):.0f} ms"
+            figures[what] = {**asdict(check), "seconds": seconds.get(what, [])}
+            rows.append((what, text))
     report({"pictures": len(images), "image_size": size, "apart": figures}, rows, told.json)
 
 

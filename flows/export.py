@@ -54,6 +54,8 @@ def export_command(argv: Sequence[str]) -> str:
         raise ConfigError("export: --confidence and --iou belong to --nms; add it")
     if given.nms and "onnx" not in given.format:
         raise ConfigError("export: --nms is for ONNX files; add --format onnx")
+    if given.exact_sums and "onnx" not in given.format:
+        raise ConfigError("export: --exact-sums is for ONNX files; add --format onnx")
     nms = None
     if given.nms:
         try:
@@ -71,7 +73,9 @@ def export_command(argv: Sequence[str]) -> str:
     size = given.image_size
     if size is None:
         size = source.payload.get("image_size", _IMAGE_SIZE)
-    config = ExportConfig(formats=formats, image_hw=(size, size), nms=nms)
+    config = ExportConfig(
+        formats=formats, image_hw=(size, size), nms=nms, exact_sums=given.exact_sums
+    )
     done = export(source, config, images, given.out)
     require(done.checks)
     published = []
@@ -103,6 +107,11 @@ def _parser() -> CommandParser:
         type=int,
         metavar="N",
         help=f"side of the square input (default: as trained, or {_IMAGE_SIZE} pixels)",
+    )
+    add(
+        "--exact-sums",
+        action="store_true",
+        help="add up in pieces in the ONNX file: closer to the checkpoint, and slower",
     )
     add("--nms", action="store_true", help="suppression inside the ONNX file")
     add("--confidence", type=float, metavar="C", help="of --nms (default: 0.25)")

@@ -22,9 +22,11 @@ class FolderObjects:
         with part_of(target) as part:
             if isinstance(content, Path):
                 shutil.copyfile(content, part)
+                same = file_sha256(part) == sha256
             else:
                 part.write_bytes(content)
-            if file_sha256(part) != sha256:
+                same = part.read_bytes() == content
+            if not same:
                 raise NotWholeError("read back something else than was written")
             settle(part, target)
 

@@ -47,6 +47,7 @@ class ExportConfig:
     formats: tuple[Format, ...] = ("onnx",)
     image_hw: tuple[int, int] = (640, 640)  # pixels
     nms: NmsConfig | None = None  # suppression within the ONNX file
+    exact_sums: bool = False  # in the ONNX file: closer to the original, and slower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,7 @@ class Exported:
     models: tuple[Path, ...]
     reports: tuple[Path, ...]
     checks: tuple[Check, ...]
+    own: Check  # of the original in float32
 
 
 def read_pictures(paths: Sequence[str]) -> list[np.ndarray]:
@@ -99,11 +101,12 @@ def export(
         image_hw=config.image_hw,
         sha256=source.sha256,
         nms=config.nms,
+        exact_sums=config.exact_sums,
     )
     models = {kind: folder / f"{source.name}.{kind}" for kind in config.formats}
     for kind, path in models.items():
         _write(path, KINDS[kind].encode(model, facts))
-    checks = _compare(model, models, facts, images)
+    checks, own = _compare(model, models, facts, images)
     said = report(
         {
             "source": source.name,
@@ -118,7 +121,7 @@ def export(
         reports, (json.dumps(said, indent=1) + "\n", markdown(said)), strict=True
     ):
         _write(path, text.encode())
-    return Exported(models=tuple(models.values()), reports=reports, checks=checks)
+    return Exported(models=tuple(models.values()), reports=reports, checks=checks, own=own)
 
 
 def _require_fitting(config: ExportConfig, model: Detector) -> None:
@@ -135,47 +138,39 @@ def _require_fitting(config: ExportConfig, model: Detector) -> None:
 
 def _compare(
     model: Detector, models: Mapping[Format, Path], facts: ExportFacts, images: Sequence[np.ndarray]
-) -> tuple[Check, ...]:
-    """Every file in every program, beside the original; all see the same pictures."""
+) -> tuple[tuple[Check, ...], Check]:
+    """Every file in every program, and the original in float32, beside the original in float64."""
+    own = Tally("the original", f"torch {torch.__version__}", _BATCH)
     tallies = [
         (Tally(path.name, program.name, program.batch), program, kind)
         for kind, path in models.items()
         for program in KINDS[kind].programs(path, facts)
     ]
+    exact = copy.deepcopy(model).double()
     for start in range(0, len(images), _BATCH):
         shown = [as_input(image, facts.image_hw) for image in images[start : start + _BATCH]]
         batch = np.stack(shown).astype(np.float32) / np.float32(255)
         with torch.inference_mode():
-            original = model(torch.from_numpy(batch))[0]
+            original = torch.cat(
+                [exact(each[None])[0] for each in torch.from_numpy(batch).double()]
+            )
+            own.add(original.numpy(), model(torch.from_numpy(batch))[0].numpy())
         for tally, program, kind in tallies:
             if kind == "onnx" and facts.nms is not None:
-                kept = [d.numpy() for d in non_max_suppression(original, facts.nms)]
+                kept = [d.numpy() for d in non_max_suppression(original.float(), facts.nms)]
                 tally.add_detections(kept, program.run(batch))
             else:
                 parts = [batch[i : i + program.batch] for i in range(0, len(batch), program.batch)]
                 found = np.concatenate([program.run(part) for part in parts])
                 tally.add(original.numpy(), found)
-    own_error = float64_check(model, images[:_BATCH], facts.image_hw).boxes
-    checks = tuple(tally.check(own_error) for tally, _, _ in tallies)
+    own_error = own.check()
+    checks = tuple(tally.check(own_error.boxes) for tally, _, _ in tallies)
     for check in checks:
         log.info(
             "%s in %s: boxes %.2g px, scores %.2g apart on %d pictures",
             check.file, check.program, check.boxes, check.scores, check.pictures,
         )  # fmt: skip
-    return checks
-
-
-def float64_check(
-    model: Detector, images: Sequence[np.ndarray], image_hw: tuple[int, int]
-) -> Check:
-    """What float32 alone costs: the model beside itself in float64, picture by picture."""
-    exact = copy.deepcopy(model).double()
-    tally = Tally("the original", "torch in float64", 1)
-    for image in images:
-        shown = torch.from_numpy(as_input(image, image_hw)[None].astype(np.float32) / 255)
-        with torch.inference_mode():
-            tally.add(exact(shown.double())[0].numpy(), model(shown)[0].numpy())
-    return tally.check()
+    return checks, own_error
 
 
 def as_input(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:

@@ -33,6 +33,7 @@ class ExportFacts:
     image_hw: tuple[int, int]  # pixels, multiples of the model's largest stride
     sha256: str  # of the checkpoint
     nms: NmsConfig | None = None  # suppression within the ONNX file
+    exact_sums: bool = False  # in the ONNX file, see onnx_graph.py
 
 
 class Program(NamedTuple):
@@ -71,7 +72,8 @@ def encode_onnx(model: Detector, facts: ExportFacts) -> bytes:
     except ImportError as error:
         raise _not_installed(error) from error
     said = metadata(model, facts)
-    return onnx_model(model, facts.image_hw, said, facts.nms).SerializeToString()
+    made = onnx_model(model, facts.image_hw, said, facts.nms, exact_sums=facts.exact_sums)
+    return made.SerializeToString()
 
 
 def onnx_programs(path: Path, facts: ExportFacts) -> Iterator[Program]:

@@ -30,6 +30,7 @@ from yolov5_core.nms import NmsConfig
 
 OPSET = 13  # the oldest in which all of it exists as written here
 IR_VERSION = 7  # that opset's
+_PIECE = 144  # terms: 16 channels of a 3 x 3 convolution
 _TO_THE_END = 2**31 - 1  # of a slice
 INPUT, PREDICTIONS, DETECTIONS = "images", "output0", "detections"  # the first two as public files
 
@@ -41,6 +42,8 @@ def onnx_model(
     image_hw: tuple[int, int],
     metadata: Mapping[str, str],
     nms: NmsConfig | None = None,
+    *,
+    exact_sums: bool = False,
 ) -> Any:
     """The detector as an ONNX model, batch norms folded into convolutions.
 
@@ -49,6 +52,8 @@ def onnx_model(
         image_hw: Height and width of the pictures, multiples of its largest stride.
         metadata: Goes into the file.
         nms: If given, suppression is part of the graph, with one class a box.
+        exact_sums: Long sums of convolutions in pieces, which are then added: programs that add up
+            one number after the other in float32 come closer to the exact sum, and take longer.
 
     Returns:
         An onnx.ModelProto. Input `images` (B, 3, H, W) float32 RGB in [0, 1]. Without nms its
@@ -58,7 +63,7 @@ def onnx_model(
 
     Source: spec A.5, E.2; the ONNX operator set.
     """
-    graph = _Graph(fuse(model), *image_hw)
+    graph = _Graph(fuse(model), *image_hw, _PIECE if exact_sums else 0)
     predictions = graph.network()
     output = PREDICTIONS
     shape: list[_Side] = ["batch", graph.rows, model.detect.no]
@@ -86,9 +91,10 @@ def onnx_model(
 class _Graph:
     """Collects nodes and weights while walking the layers of a fused detector."""
 
-    def __init__(self, model: Detector, height: int, width: int) -> None:
+    def __init__(self, model: Detector, height: int, width: int, piece: int) -> None:
         self.model = model
         self.height, self.width = height, width
+        self.piece = piece  # terms of a sum at most, 0 any number
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
         self.rows = 0  # N
@@ -197,10 +203,31 @@ class _Graph:
         raise AssertionError(f"no operators are known for {type(layer).__name__}")
 
     def _convolution(self, layer: nn.Conv2d, x: str) -> str:
-        name = self._names[id(layer)]
-        inputs = [x, self._constant(f"{name}.weight", layer.weight)]
-        if layer.bias is not None:
-            inputs.append(self._constant(f"{name}.bias", layer.bias))
+        name, weight = self._names[id(layer)], layer.weight
+        _, channels, height, width = weight.shape
+        step = max(1, self.piece // (height * width))
+        if not self.piece or layer.groups > 1 or channels <= step:
+            return self._sums(layer, x, f"{name}.weight", weight, layer.bias)
+        total = ""
+        for start in range(0, channels, step):
+            end = min(start + step, channels)
+            part = self._sums(
+                layer,
+                self._slice(x, start, end, axis=1),
+                f"{name}.weight.{start}",
+                weight[:, start:end],
+                None if total else layer.bias,
+            )
+            total = self._node("Add", total, part) if total else part
+        return total
+
+    def _sums(
+        self, layer: nn.Conv2d, x: str, name: str, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> str:
+        """A convolution as a layer does it, with these weights of it."""
+        inputs = [x, self._constant(name, weight)]
+        if bias is not None:
+            inputs.append(self._constant(f"{self._names[id(layer)]}.bias", bias))
         vertical, horizontal = _pair(layer.padding)
         return self._node(
             "Conv",
@@ -290,7 +317,7 @@ class _Graph:
         """A weight or constant, stored once a name; floating point as float32."""
         if all(known.name != name for known in self.weights):
             if isinstance(value, torch.Tensor):
-                value = value.detach().cpu().numpy().astype(np.float32)
+                value = value.detach().cpu().contiguous().numpy().astype(np.float32)
             self.weights.append(numpy_helper.from_array(value, name))
         return name
 

@@ -2,9 +2,10 @@
 
 numpy only. Axes: B pictures, N predictions of a picture, C classes, n detections.
 
-Boxes must agree to 0.001 pixels. Where a network's boxes are large, float32 itself is less exact
-than that: the original in float32 is then farther from itself in float64, and no other program can
-come closer. There the limit is four times the original's own error.
+The original is computed in float64, so what is told is the exported model's error alone. Boxes must
+agree to 0.001 pixels. Where a network's boxes are large, float32 itself is less exact than that:
+the original in float32 is then as far from itself in float64. There the limit is four times the
+original's own error.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 MAX_BOXES = 1e-3  # pixels
 MAX_SCORES = 1e-4  # objectness and probabilities, or scores behind suppression
 DETECTED = 0.25  # a prediction that scores more is shown by default
-_OWN_ERRORS = 4  # the original's error, the exported model's, and as much for chance
+_OWN_ERRORS = 4  # programs that add up in another order had up to 2; as much for chance
 
 
 class ParityError(ValueError):
@@ -200,10 +201,10 @@ def markdown(said: dict[str, Any]) -> str:
         [
             f"# Export of {said['source']}\n",
             f"Weights sha256 `{said['source_sha256']}`, pictures of {width} x {height} pixels. "
-            "Largest absolute differences from the original in float32; `detected` are boxes that "
+            "Largest absolute differences from the original in float64; `detected` are boxes that "
             f"score above {DETECTED:g}. Scores may differ by {MAX_SCORES:g}, boxes by "
-            f"{MAX_BOXES:g} pixels, or by {_OWN_ERRORS} times what the original in float32 differs "
-            "from itself in float64.\n",
+            f"{MAX_BOXES:g} pixels, or by {_OWN_ERRORS} times what the original differs in float32."
+            "\n",
             "| file | program | pictures | detected (px) | all boxes (px) | allowed (px) | scores "
             "| within the limits |",
             "|---|---|---|---|---|---|---|---|",

@@ -4,6 +4,7 @@ import sys
 import uuid
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -71,6 +72,15 @@ def test_a_public_checkpoint_with_suppression_inside(pictures, tmp_path):
     assert "OpenCV" not in said
 
 
+def test_sums_in_pieces_are_asked_for_by_a_flag(weights, pictures, tmp_path):
+    convolutions = []
+    for more in ((), ("--exact-sums",)):
+        export_command(words(weights, pictures, tmp_path, *more))
+        nodes = onnx.load(tmp_path / "best_street.onnx").graph.node
+        convolutions.append(sum(node.op_type == "Conv" for node in nodes))
+    assert convolutions[1] > convolutions[0]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -78,6 +88,7 @@ def test_a_public_checkpoint_with_suppression_inside(pictures, tmp_path):
         (("--image-size", "50"), "image size 50: .* such as 64"),
         (("--image-size", "-64"), "image size -64"),
         (("--nms", "--format", "torchscript"), "--nms is for ONNX files"),
+        (("--exact-sums", "--format", "torchscript"), "--exact-sums is for ONNX files"),
         (("--nms", "--iou", "7"), "iou=7.0: must be within"),
         (("--confidence", "0.5"), "--confidence and --iou belong to --nms"),
         (("--shape", "3"), "unrecognized arguments: --shape"),

@@ -17,7 +17,6 @@ from yolov5_core.export import (
     Source,
     as_input,
     export,
-    float64_check,
     read_pictures,
 )
 from yolov5_core.export_formats import METADATA
@@ -101,11 +100,21 @@ def test_larger_boxes_may_be_as_far_apart_as_float32_goes(source, tmp_path):
     payload["model"][key] = payload["model"][key] * 1000
     large = Source(payload=payload, name="large", sha256="")
     done = export(large, ExportConfig(formats=("torchscript",), image_hw=SIZE), noise(2), tmp_path)
-    own = float64_check(build_detector(payload, "large"), noise(2), SIZE).boxes
-    assert own > MAX_BOXES
-    assert done.checks[0].limit == pytest.approx(4 * own)
+    assert done.own.boxes > MAX_BOXES
+    assert done.checks[0].limit == 4 * done.own.boxes
     assert done.checks[0].boxes > MAX_BOXES
     require(done.checks)
+
+
+def test_the_reference_is_the_original_in_float64(both, source):
+    assert both.own.program == f"torch {torch.__version__}"
+    model = build_detector(source.payload, "best")
+    shown = torch.from_numpy(np.stack([as_input(each, SIZE) for each in noise(5)])).float() / 255
+    with torch.inference_mode():
+        single = model(shown)[0].double()
+        double = model.double()(shown.double())[0]
+    apart = (single - double)[..., :4].abs().max().item()
+    assert both.own.boxes == pytest.approx(apart, rel=0.5)
 
 
 def test_a_size_between_two_strides_is_refused_with_the_nearest(source, tmp_path):

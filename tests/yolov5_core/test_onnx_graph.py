@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import cv2
@@ -129,3 +130,34 @@ def test_suppression_keeps_at_most_so_many_a_class():
     assert np.array_equal(groups, every)
     assert counts.tolist() == np.minimum(all_counts, 2).tolist()
     assert all_counts.max() > 2
+
+
+def test_sums_in_pieces_come_closer_to_the_exact_ones():
+    model, images = lively(describe("s", 3)), images_of(1)
+    exact = predicted(copy.deepcopy(model).double(), images.astype(np.float64)).numpy()
+    apart = []
+    for exact_sums in (False, True):
+        data = content(model, exact_sums=exact_sums)
+        assert_same(in_onnxruntime(data, images), model, images)
+        net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8))
+        net.setInput(images)
+        apart.append(np.sqrt(((net.forward() - exact)[..., :4] ** 2).mean()))
+        assert (longest_sum(data) <= 144) is exact_sums
+    assert apart[1] < 0.9 * apart[0]
+
+
+def longest_sum(data: bytes) -> int:
+    """Terms of the longest sum of a convolution."""
+    graph = onnx.load_from_string(data).graph
+    weights = {each.name: each for each in graph.initializer}
+    convolutions = (node for node in graph.node if node.op_type == "Conv")
+    return max(int(np.prod(weights[node.input[1]].dims[1:])) for node in convolutions)
+
+
+def test_sums_in_pieces_keep_groups_and_a_rest_of_channels():
+    table = tiny_description(3).to_mapping()
+    table["backbone"][1] = [-1, 1, "DWConv", [64, 3, 2]]
+    model = lively(replace(from_mapping(table, "test"), width_multiple=0.34))
+    images = images_of(2)
+    data = content(model, exact_sums=True)
+    assert_same(in_onnxruntime(data, images), model, images)
