@@ -213,33 +213,46 @@ def _put_back(
 def automations(silence_s: int) -> list[AutomationCore]:
     """What watches over runs whose process cannot report its own end."""
 
-    def crash(name: str, message: str, after: str, within: timedelta) -> AutomationCore:
+    def ended(
+        name: str, state: StateType, message: str, after: str, expect: set[str], within: timedelta
+    ) -> AutomationCore:
         trigger = EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             for_each={"prefect.resource.id"},
             after={after},
-            expect={"prefect.flow-run.*"},
+            expect=expect,
             posture=Posture.Proactive,
             threshold=1,
             within=within,
         )
-        action = ChangeFlowRunState(
-            name=None, state=StateType.CRASHED, message=message, force=False
-        )
+        action = ChangeFlowRunState(name=None, state=state, message=message, force=False)
         return AutomationCore(name=name, description=message, trigger=trigger, actions=[action])
 
+    cancelling_s = 5 * silence_s // 2  # a container is given 30 s, and may save its state
     return [
-        crash(
+        ended(
             "crash-silent-runs",
+            StateType.CRASHED,
             f"no heartbeat for {silence_s} s: the process or its machine is gone",
             "prefect.flow-run.heartbeat",
+            {"prefect.flow-run.*"},
             timedelta(seconds=silence_s),
         ),
-        crash(
+        ended(
             "crash-stuck-pending",
+            StateType.CRASHED,
             f"pending for {_PENDING_MAX}: no process or container came up",
             "prefect.flow-run.Pending",
+            {"prefect.flow-run.*"},
             _PENDING_MAX,
+        ),
+        ended(
+            "end-stuck-cancelling",
+            StateType.CANCELLED,
+            f"cancelled; that it has ended was not reported within {cancelling_s} s",
+            "prefect.flow-run.Cancelling",
+            {f"prefect.flow-run.{end}" for end in ("Cancelled", "Completed", "Failed", "Crashed")},
+            timedelta(seconds=cancelling_s),
         ),
     ]
 

@@ -15,8 +15,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Cancelling, Running
 
+from flows.retrain import retrain
 from tasks.run import newest_run
 from tasks.store import open_store
 from tests.end_to_end.conftest import tiny_config
@@ -31,6 +33,16 @@ SILENCE_S = 45  # the shortest sensible: a heartbeat is sent every 30 s
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with stack(tmp_path_factory.mktemp("up"), RETRAIN_SILENCE=str(SILENCE_S)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def lost(served: Stack) -> UUID:
+    """A cancelled run that nobody is there to end; the server does so while other tests run."""
+    running: State[None] = Running()
+    with served.client() as client:
+        run = client.create_flow_run(retrain, state=running).id
+        client.set_flow_run_state(run, Cancelling())
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +86,7 @@ def cancel(served: Stack, run: UUID) -> None:
     assert served.finished(run, 60).is_cancelled()
 
 
+@pytest.mark.usefixtures("lost")  # its time begins here
 def test_the_cron_schedule_makes_runs_and_the_server_logs_no_error(served):
     def scheduled() -> int:
         with served.client() as client:
@@ -110,6 +123,12 @@ def test_a_killed_worker_is_back_within_seconds_and_takes_the_next_run(served, d
     run = served.run("retrain/on-demand", tiny_config(data, tmp_path))
     assert served.finished(run, 90).is_completed()
     assert newest_run(open_store(str(tmp_path / "store")))
+
+
+def test_a_cancelled_run_whose_end_nobody_reports_is_cancelled(served, lost):
+    state = served.finished(lost, 2.5 * SILENCE_S + 60)
+    assert state.is_cancelled()
+    assert "was not reported within 112 s" in state.message
 
 
 def test_a_run_outlives_the_death_of_its_server(served, data, tmp_path):

@@ -54,11 +54,13 @@ def test_only_stages_that_need_torch_get_the_image_that_has_it(place):
 
 
 def test_a_run_is_dead_after_four_missed_heartbeats_or_half_an_hour_of_pending():
-    silent, pending = automations(SILENCE_S)
+    silent, pending, cancelling = automations(SILENCE_S)
     assert (silent.trigger.within, pending.trigger.within) == (
         timedelta(seconds=4 * HEARTBEAT_S),
         timedelta(minutes=30),
     )
+    assert cancelling.trigger.within == timedelta(minutes=5)
+    assert cancelling.actions[0].state == StateType.CANCELLED
     assert silent.trigger.after == {"prefect.flow-run.heartbeat"}
     assert pending.trigger.after == {"prefect.flow-run.Pending"}
     assert {silent.actions[0].state, pending.actions[0].state} == {StateType.CRASHED}
@@ -126,7 +128,7 @@ def everything(served: Stack) -> dict[str, dict[str, Any]]:
 def test_setting_up_again_changes_nothing(served):
     before = everything(served)
     counts = {kind: len(ones) for kind, ones in before.items()}
-    assert counts == {"deployments": 24, "pools": 3, "automations": 2}
+    assert counts == {"deployments": 24, "pools": 3, "automations": 3}
     done = python(served, "flows.setup")
     assert (done.returncode, done.stdout, done.stderr) == (0, "nothing to change\n", "")
     assert everything(served) == before
@@ -199,7 +201,7 @@ def test_what_would_break_the_nights_is_put_right(served):
         pools = {pool.name: pool.concurrency_limit for pool in client.read_work_pools()}
         names = [automation.name for automation in client.read_automations()]
     assert pools == {ORCHESTRATOR: None, DOCKER: 3, KUBERNETES: None}
-    assert sorted(names) == ["crash-silent-runs", "crash-stuck-pending"]
+    assert sorted(names) == ["crash-silent-runs", "crash-stuck-pending", "end-stuck-cancelling"]
 
 
 @pytest.mark.slow
