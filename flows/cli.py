@@ -36,6 +36,8 @@ COMMANDS = {
     "compare": "flows.compare:compare_command",
 }
 _INTERRUPTED = 130  # what shells report for Ctrl-C
+# What continues a command that was interrupted, where anything is left of it.
+_GOES_ON = {"": "; --resume continues the run", "evolve": "; the same command goes on with it"}
 
 _GROUPS = {
     "data": "data",
@@ -103,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # after --help
         raise
     except KeyboardInterrupt:
-        goes_on = "" if words and words[0] in COMMANDS else "; --resume continues the run"
-        _say(sys.stderr, f"yolov5-retrain: interrupted{goes_on}")
+        command = words[0] if words and words[0] in COMMANDS else ""
+        _say(sys.stderr, f"yolov5-retrain: interrupted{_GOES_ON.get(command, '')}")
         return _INTERRUPTED
     except BaseException as error:  # noqa: BLE001  the edge: every error becomes a code and a line
         return _complain(error)

@@ -142,6 +142,25 @@ def test_a_wrong_command_ends_with_code_2_and_one_sentence(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "interrupted; --resume continues the run"),
+        (["evolve"], "interrupted; the same command goes on with it"),
+        (["rollback"], "interrupted"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on_where_anything_is_left(argv, says, monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.cli.parse", interrupted)
+    monkeypatch.setattr("flows.evolve_command.evolve_command", interrupted)
+    monkeypatch.setattr("flows.rollback.rollback_command", interrupted)
+    assert main(argv) == 130
+    assert capsys.readouterr().err == f"yolov5-retrain: {says}\n"
+
+
 def test_help_shows_every_setting_with_its_text_default_and_examples():
     said = command("-m", "flows.cli", "--help")
     assert said.returncode == 0
