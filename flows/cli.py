@@ -358,12 +358,12 @@ def _lead(command: Command) -> str:
     if not command.debug:
         shorten_errors()
     config, only = command.config, command.only
-    if not only:
-        with our_heartbeats():
-            return format_summary(retrain(config))
     if only == REPORT:
         return f"the run card is {write_report(config.store, config.run)}"
-    STAGE_FLOWS[only](config.store, config.run)
+    with our_heartbeats():
+        if not only:
+            return format_summary(retrain(config))
+        STAGE_FLOWS[only](config.store, config.run)
     return f"stage {only} of run {config.run} is done"
 
 

@@ -6,6 +6,7 @@ worker started leaves them to Prefect.
 """
 
 import contextvars
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,12 @@ from prefect import runtime
 from prefect.events import emit_event
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+log = logging.getLogger(__name__)
+
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
+_PATIENCE = 2.0  # seconds for a sign that is being sent while its run ends
 # Seconds between two signs; None where Prefect gives them, or nobody asked for any.
 _every: ContextVar[float | None] = ContextVar("seconds between heartbeats", default=None)
 
@@ -52,7 +56,7 @@ def beating(work: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Resu
             return work(*arguments, **named)
         finally:
             over.set()
-            thread.join()
+            thread.join(_PATIENCE)
 
     return with_heartbeats
 
@@ -63,5 +67,8 @@ def _beat(every: float, over: threading.Event) -> None:
         "prefect.resource.name": runtime.flow_run.name or "",
     }
     while not over.is_set():
-        emit_event(event="prefect.flow-run.heartbeat", resource=resource)
+        try:
+            emit_event(event="prefect.flow-run.heartbeat", resource=resource)
+        except Exception as error:  # noqa: BLE001  a sign is lost, the work is not
+            log.debug("no sign of life was sent: %s", error)
         over.wait(every)

@@ -85,3 +85,18 @@ def test_where_nobody_asks_for_signs_there_are_none(sent):
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), our_heartbeats():
         assert work() == threading.active_count()
     assert sent == []
+
+
+def test_a_sign_that_cannot_be_sent_costs_nothing(sent, monkeypatch):
+    def refused(**_: object) -> None:
+        sent.append("tried")
+        raise OSError("no server")
+
+    monkeypatch.setattr(heartbeats, "emit_event", refused)
+
+    @beating
+    def work() -> int:
+        return wait_for(sent)
+
+    with our_heartbeats():
+        assert work() == 1
