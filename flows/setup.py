@@ -268,16 +268,16 @@ def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> Iterator[s
     for double in doubles:
         client.delete_automation(double.id)
         yield f"automation {wanted.name}: a double removed"
-    if _essence(first) != _essence(wanted):
+    if essence(first) != essence(wanted):
         enabled = wanted.model_copy(update={"enabled": first.enabled})
         client.update_automation(first.id, enabled)
         yield f"automation {wanted.name}: updated"
 
 
-def _essence(automation: AutomationCore) -> dict[str, Any]:
+def essence(automation: AutomationCore) -> dict[str, Any]:
     """What an automation does, without the ids that a server gives its parts."""
-    return automation.model_dump(
-        mode="json", include={"description": True, "trigger": True, "actions": True}
+    return automation.model_dump(  # not as JSON: sets become lists of any order there
+        include={"description": True, "trigger": True, "actions": True}
     )
 
 

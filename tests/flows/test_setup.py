@@ -1,5 +1,6 @@
 """Pools, deployments and automations: made once, kept as people change them."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
+from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.services import (
@@ -21,7 +23,7 @@ from flows.services import (
     SILENCE_S,
     client_environment,
 )
-from flows.setup import automations, set_up
+from flows.setup import automations, essence, set_up
 from tasks.records import STAGES
 from tests.stack import Stack, stack
 from yolov5_core.config import ConfigError
@@ -64,6 +66,14 @@ def test_a_run_is_dead_after_four_missed_heartbeats_or_half_an_hour_of_pending()
     assert silent.trigger.after == {"prefect.flow-run.heartbeat"}
     assert pending.trigger.after == {"prefect.flow-run.Pending"}
     assert {silent.actions[0].state, pending.actions[0].state} == {StateType.CRASHED}
+
+
+def test_automations_that_do_the_same_are_the_same_in_any_order_of_events():
+    cancelling = automations(SILENCE_S)[2]
+    answer = json.loads(cancelling.model_dump_json())  # as a server sends it
+    answer["trigger"]["expect"].reverse()
+    assert essence(AutomationCore.model_validate(answer)) == essence(cancelling)
+    assert essence(cancelling)["trigger"]["expect"] == cancelling.trigger.expect  # a set
 
 
 def test_without_a_server_nothing_is_set_up():
