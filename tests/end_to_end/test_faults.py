@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from tasks import checkpoints, epochs, train
+from tasks import checkpoints, epochs, evaluate, train
 from tasks.stage import read_stage
 from tasks.store import open_store
 from tests.end_to_end.conftest import run_command, tiny_arguments
@@ -48,6 +48,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("save_checkpoint", "record"):
         quick = getattr(epochs, name).with_options(retry_delay_seconds=0)
         monkeypatch.setattr(epochs, name, quick)
+    quick = evaluate.evaluate_model.with_options(retry_delay_seconds=0)
+    monkeypatch.setattr(evaluate, "evaluate_model", quick)
 
 
 @pytest.fixture

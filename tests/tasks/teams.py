@@ -34,7 +34,6 @@ class Job:
 
     config: RetrainConfig
     prepared: Prepared
-    scratch: Path
 
     def trainer(self) -> Trainer:
         splits = open_dataset(open_store(self.config.store), self.prepared).splits
@@ -47,7 +46,7 @@ class Job:
             trainer = self.trainer()
             if state is not None:
                 trainer.restore(state)
-            team.join(trainer, self.config, self.prepared, self.scratch)
+            team.join(trainer, self.config, self.prepared)
             yield team, trainer
 
 
@@ -59,7 +58,7 @@ def job(root: Path, **settings: Any) -> Job:
     config = RetrainConfig(data=str(data), store=str(root / "store"), **told)
     digest = pack(open_store(config.store), config.data, lambda *_: None).digest
     prepared = Prepared(digest=digest, names=(), counts={}, rejected=(), report="", verdict="pass")
-    return Job(config, prepared, root)
+    return Job(config, prepared)
 
 
 def train(
