@@ -95,17 +95,17 @@ exit codes: 0 done; 2 a setting or the data is wrong, the message says what to c
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a retraining from the command line and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    command = words[0] if words and words[0] in COMMANDS else ""
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        if words and words[0] in COMMANDS:
-            module, _, function = COMMANDS[words[0]].partition(":")
+        if command:
+            module, _, function = COMMANDS[command].partition(":")
             text = getattr(importlib.import_module(module), function)(words[1:])
         else:
             text = _run(parse(words))
     except SystemExit:  # after --help
         raise
     except KeyboardInterrupt:
-        command = words[0] if words and words[0] in COMMANDS else ""
         _say(sys.stderr, f"yolov5-retrain: interrupted{_GOES_ON.get(command, '')}")
         return _INTERRUPTED
     except BaseException as error:  # noqa: BLE001  the edge: every error becomes a code and a line

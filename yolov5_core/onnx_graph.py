@@ -317,7 +317,7 @@ class _Graph:
         """A weight or constant, stored once a name; floating point as float32."""
         if all(known.name != name for known in self.weights):
             if isinstance(value, torch.Tensor):
-                value = value.detach().cpu().contiguous().numpy().astype(np.float32)
+                value = value.detach().cpu().numpy().astype(np.float32)
             self.weights.append(numpy_helper.from_array(value, name))
         return name
 
